@@ -1,0 +1,3 @@
+//! Placeholder until its first module lands.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Operator and developer programs of quorate.
