@@ -1,1 +1,3 @@
 //! The runtime of quorate.
+
+pub mod metrics;

@@ -1,0 +1,12 @@
+//! How long each step of a write takes: stages, one recorder per core, and HdrHistogram's log format.
+//!
+//! Reads no clock on the recording path: whoever records has measured already. Knows no core and no
+//! protocol packet.
+
+mod dump;
+mod recorder;
+mod stage;
+
+pub use dump::{Interval, LogError, read_log, write_log};
+pub use recorder::{Histograms, Recorder};
+pub use stage::Stage;
