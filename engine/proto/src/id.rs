@@ -74,6 +74,11 @@ impl VoterSet {
         self.0 == 0
     }
 
+    /// The voters whose index is below `bound`.
+    pub const fn below(self, bound: u8) -> Self {
+        if bound as usize >= Self::CAPACITY { self } else { Self(self.0 & ((1 << bound) - 1)) }
+    }
+
     /// The voters in index order.
     pub fn iter(self) -> impl Iterator<Item = VoterIndex> {
         (0..Self::CAPACITY as u8).map(VoterIndex).filter(move |v| self.contains(*v))

@@ -10,9 +10,14 @@
 extern crate alloc;
 
 pub mod durable;
+pub mod election;
 pub mod error;
 pub mod id;
+pub mod leader;
+pub mod learner;
+pub mod learner_handler;
 pub mod packet;
+pub mod quorum;
 pub mod sync;
 pub mod time;
 pub mod zxid;

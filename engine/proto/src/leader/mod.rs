@@ -1,0 +1,756 @@
+//! `Leader`: discovery, synchronization and broadcast of one epoch, from the election's result to the
+//! resignation.
+//!
+//! Opens no connection, touches no disk and reads no clock: it is told what learners said and what
+//! the disk confirmed, and it says what to send and to write. It never looks inside a transaction.
+//!
+//! What is committed: the initial history, when a quorum has acknowledged NEWLEADER; after that the
+//! proposals of this epoch that a quorum has made durable, in order (R22). The leader's own copy
+//! counts like anybody's, when its disk has confirmed it (R23).
+
+mod broadcast;
+mod discovery;
+mod effect;
+mod outstanding;
+mod synchronization;
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+pub use discovery::EPOCH_STEP_MAX;
+pub(crate) use discovery::plausible_limit;
+pub use effect::{LeaderEffect, ResignReason};
+pub use synchronization::LearnerRole;
+
+use self::broadcast::Broadcast;
+use self::discovery::{Discovery, HistoryEnd};
+use self::outstanding::Outstanding;
+use self::synchronization::{Seat, SeatStage, Synchronization};
+use crate::quorum::Membership;
+use crate::{
+    Durable, Epoch, HistoryIndex, Instant, ProtocolError, ServerId, Ticks, VoterIndex, Zxid,
+};
+
+/// What a server brings along when it begins to lead. All of it is durable: a server whose disk is
+/// not level with its memory does not take part in elections (S14).
+#[derive(Clone, Debug)]
+pub struct LeaderStart {
+    /// The epoch that it has accepted.
+    pub accepted_epoch: Epoch,
+    /// The epoch whose leader's history it holds.
+    pub current_epoch: Epoch,
+    /// Its history.
+    pub history: HistoryIndex,
+    /// What it knows to be committed.
+    pub committed: Zxid,
+    /// How many committed proposals it keeps in memory for learners that join.
+    pub window_max: usize,
+}
+
+/// Where a leader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaderPhase {
+    /// It waits for a quorum to join, and then for a quorum of promises.
+    Discovery,
+    /// It brings a quorum to its own history.
+    Synchronization,
+    /// It is established and proposes.
+    Broadcast,
+}
+
+/// How far a learner is, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnerProgress {
+    /// The learner.
+    pub sid: ServerId,
+    /// How it joined.
+    pub role: LearnerRole,
+    /// What it has made durable; [`Zxid::ZERO`] until it is synchronised.
+    pub acked: Zxid,
+    /// Whether it has acknowledged NEWLEADER.
+    pub synced: bool,
+}
+
+/// A server that was elected, for as long as it leads or tries to.
+///
+/// Call [`Leader::poll_effect`] until it gives nothing after each batch of inputs, and execute the
+/// effects in order; no call panics because of what a learner said.
+#[derive(Debug)]
+pub struct Leader<P> {
+    me: VoterIndex,
+    sid: ServerId,
+    membership: Membership,
+    ticks: Ticks,
+    epoch: Epoch,
+    stage: Stage,
+    history: HistoryIndex,
+    initial: Zxid,
+    /// What has been announced as committed.
+    committed: Zxid,
+    seats: Vec<Seat>,
+    broadcast: Broadcast,
+    outstanding: Outstanding<P>,
+    effects: VecDeque<LeaderEffect<P>>,
+    /// Whether an acknowledgement, an answer or a durable write may have moved a rank.
+    recount: bool,
+    phase_since: Instant,
+    called_at: Instant,
+    ping_at: Option<Instant>,
+    resigned: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// No quorum has joined.
+    Joining(Discovery),
+    /// The epoch is chosen; our own promise is not durable.
+    Opening(Discovery),
+    /// LEADERINFO goes out, promises come in.
+    Promising(Discovery),
+    Synchronization(Synchronization),
+    Broadcast,
+}
+
+impl<P: Clone> Leader<P> {
+    /// Begins to lead. With one voter the epoch opens at once.
+    ///
+    /// # Panics
+    /// If this server is not a voter, or knows of commits beyond its history.
+    pub fn new(
+        now: Instant,
+        sid: ServerId,
+        membership: Membership,
+        ticks: Ticks,
+        start: LeaderStart,
+    ) -> Self {
+        let me = membership.voter_index(sid).expect("only voters are elected");
+        let initial = start.history.last();
+        assert!(start.committed <= initial, "commits beyond the history");
+        assert!(start.current_epoch <= start.accepted_epoch, "a current epoch never accepted");
+        let ours = HistoryEnd { current_epoch: start.current_epoch, last_zxid: initial };
+        let mut leader = Self {
+            me,
+            sid,
+            ticks,
+            epoch: start.accepted_epoch,
+            stage: Stage::Joining(Discovery::new(me, start.accepted_epoch, ours)),
+            // The floor is a snapshot's zxid, and snapshots hold only what is committed (R11).
+            committed: start.committed.max(start.history.floor()),
+            history: start.history,
+            initial,
+            seats: Vec::new(),
+            broadcast: Broadcast::new(membership.voters().len(), me),
+            membership,
+            outstanding: Outstanding::new(initial, start.window_max),
+            effects: VecDeque::new(),
+            recount: false,
+            phase_since: now,
+            called_at: now,
+            ping_at: None,
+            resigned: false,
+        };
+        leader.try_open(now);
+        leader
+    }
+
+    /// The epoch that is opened or led; before one is chosen, the accepted one.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where it stands.
+    pub const fn phase(&self) -> LeaderPhase {
+        match self.stage {
+            Stage::Joining(_) | Stage::Opening(_) | Stage::Promising(_) => LeaderPhase::Discovery,
+            Stage::Synchronization(_) => LeaderPhase::Synchronization,
+            Stage::Broadcast => LeaderPhase::Broadcast,
+        }
+    }
+
+    /// What has been announced as committed.
+    pub const fn committed(&self) -> Zxid {
+        self.committed
+    }
+
+    /// The last proposal; before the first one, the end of the initial history.
+    pub fn last_proposed(&self) -> Zxid {
+        self.history.last()
+    }
+
+    /// What this server holds, proposals included.
+    pub const fn history(&self) -> &HistoryIndex {
+        &self.history
+    }
+
+    /// Gives the history back at the end.
+    pub fn into_history(self) -> HistoryIndex {
+        self.history
+    }
+
+    /// The proposals in (after, through], if memory has all of them: those that are not committed,
+    /// and the last `window_max` that are. Otherwise they are in the log.
+    pub fn window(
+        &self,
+        after: Zxid,
+        through: Zxid,
+    ) -> Option<impl Iterator<Item = (Zxid, &P)> + '_> {
+        self.outstanding.range(after, through)
+    }
+
+    /// The learners and how far they are.
+    pub fn learners(&self) -> impl Iterator<Item = LearnerProgress> + '_ {
+        self.seats.iter().map(|seat| LearnerProgress {
+            sid: seat.sid,
+            role: seat.role,
+            acked: seat.acked(),
+            synced: matches!(seat.stage, SeatStage::Synced { .. }),
+        })
+    }
+
+    /// What a learner has made durable; `None` if it is not here.
+    pub fn acked(&self, sid: ServerId) -> Option<Zxid> {
+        self.seats.iter().find(|seat| seat.sid == sid).map(Seat::acked)
+    }
+
+    // --- what learners say ---------------------------------------------------------------------
+
+    /// FOLLOWERINFO or OBSERVERINFO came. A learner that is here already starts anew.
+    ///
+    /// # Errors
+    /// A follower that is no voter, an observer that the configuration does not know, this server's
+    /// own id (R41), an accepted epoch above the open one (it can join the next term only) or
+    /// implausibly far ahead (R25).
+    pub fn handle_joined(
+        &mut self,
+        now: Instant,
+        sid: ServerId,
+        role: LearnerRole,
+        accepted_epoch: Epoch,
+    ) -> Result<(), ProtocolError> {
+        if !self.observe(now) {
+            return self.ignore_after_resignation();
+        }
+        let voter = self.membership.voter_index(sid);
+        let known = match role {
+            LearnerRole::Follower => voter.is_some(),
+            LearnerRole::Observer => voter.is_some() || self.membership.is_observer(sid),
+        };
+        if !known || sid == self.sid {
+            return Err(ProtocolError::UnknownServer { sid });
+        }
+        let voter = voter.filter(|_| role == LearnerRole::Follower);
+        self.handle_gone(now, sid);
+        let mut stage = SeatStage::Joined;
+        match &mut self.stage {
+            Stage::Joining(discovery) => {
+                discovery.check_plausible(accepted_epoch)?;
+                discovery.join(voter, accepted_epoch);
+            }
+            Stage::Opening(_)
+            | Stage::Promising(_)
+            | Stage::Synchronization(_)
+            | Stage::Broadcast
+                if accepted_epoch > self.epoch =>
+            {
+                let accepted = accepted_epoch;
+                return Err(ProtocolError::StaleEpoch { accepted, got: self.epoch });
+            }
+            Stage::Opening(_) => {}
+            Stage::Promising(_) | Stage::Synchronization(_) | Stage::Broadcast => {
+                self.effects.push_back(LeaderEffect::LeaderInfo { to: sid, epoch: self.epoch });
+                stage = SeatStage::Informed;
+            }
+        }
+        self.seats.push(Seat { sid, role, voter, accepted_epoch, stage });
+        self.hear(now, voter);
+        self.try_open(now);
+        Ok(())
+    }
+
+    /// ACKEPOCH came: the learner's promise is durable. `None`: it had accepted this epoch before,
+    /// and does not count. While promises are counted a history newer than ours ends this
+    /// leadership (a follower's) or is refused (an observer's).
+    ///
+    /// # Errors
+    /// A learner that was sent no LEADERINFO, or one that is ahead.
+    pub fn handle_epoch_acked(
+        &mut self,
+        now: Instant,
+        sid: ServerId,
+        current_epoch: Option<Epoch>,
+        last_zxid: Zxid,
+    ) -> Result<(), ProtocolError> {
+        if !self.observe(now) {
+            return self.ignore_after_resignation();
+        }
+        let at = self.seat_of(sid)?;
+        let seat = &mut self.seats[at];
+        let voter = seat.voter;
+        if seat.stage != SeatStage::Informed {
+            let expected = "an answer to what it was sent";
+            return Err(ProtocolError::OutOfPhase { packet: "ACKEPOCH", expected });
+        }
+        if let Some(current) = current_epoch
+            && current > self.epoch
+        {
+            return Err(ProtocolError::StaleEpoch { accepted: current, got: self.epoch });
+        }
+        if let Stage::Promising(discovery) = &mut self.stage
+            && let Some(current_epoch) = current_epoch
+        {
+            if discovery.is_ahead(HistoryEnd { current_epoch, last_zxid }) {
+                if voter.is_none() {
+                    return Err(ProtocolError::LearnerAhead { sid, last_zxid });
+                }
+                self.resign(ResignReason::HistoryAhead { sid });
+                return Ok(());
+            }
+            if let Some(voter) = voter {
+                discovery.promise(voter);
+            }
+        }
+        seat.stage = SeatStage::Promised { last_zxid };
+        self.hear(now, voter);
+        self.try_synchronize(now);
+        self.start_sync(at);
+        Ok(())
+    }
+
+    /// The acknowledgement of NEWLEADER came: the learner holds what the stream held, durably.
+    pub fn handle_synced(&mut self, now: Instant, sid: ServerId) {
+        if !self.observe(now) {
+            return;
+        }
+        let Ok(at) = self.seat_of(sid) else { return self.ignore_stranger() };
+        let seat = &mut self.seats[at];
+        let SeatStage::Syncing { cut, held } = seat.stage else {
+            return self.ignore_repeated_synced();
+        };
+        let acked = cut.max(held);
+        seat.stage = SeatStage::Synced { acked };
+        let voter = seat.voter;
+        self.hear(now, voter);
+        if let Some(voter) = voter {
+            self.recount |= self.broadcast.ack(voter, acked);
+        }
+        match &mut self.stage {
+            Stage::Joining(_) | Stage::Opening(_) | Stage::Promising(_) => {
+                unreachable!("a learner is synchronised before the epoch was promised")
+            }
+            Stage::Synchronization(synchronization) => {
+                if let Some(voter) = voter {
+                    synchronization.sync(voter);
+                }
+                self.try_establish(now);
+            }
+            Stage::Broadcast => {
+                let committed = self.committed;
+                self.effects.push_back(LeaderEffect::UpToDate { to: sid, committed });
+            }
+        }
+    }
+
+    /// ACK came: everything up to `zxid` is durable at the learner. One that overtook the
+    /// acknowledgement of NEWLEADER is held until that has come (R21).
+    ///
+    /// # Errors
+    /// A learner that is not here, that was sent no proposals, or an acknowledgement beyond the last
+    /// proposal.
+    pub fn handle_ack(
+        &mut self,
+        now: Instant,
+        sid: ServerId,
+        zxid: Zxid,
+    ) -> Result<(), ProtocolError> {
+        if !self.observe(now) {
+            return self.ignore_after_resignation();
+        }
+        let at = self.seat_of(sid)?;
+        let proposed = self.history.last();
+        // NEWLEADER's own zxid is repeated after UPTODATE and is no position (quorum.md 11, 10).
+        if zxid > proposed && zxid != self.epoch.start() {
+            return Err(ProtocolError::BeyondProposed { proposed, got: zxid });
+        }
+        let seat = &mut self.seats[at];
+        let voter = seat.voter;
+        match &mut seat.stage {
+            SeatStage::Joined | SeatStage::Informed | SeatStage::Promised { .. } => {
+                let expected = "a learner that was sent NEWLEADER";
+                return Err(ProtocolError::OutOfPhase { packet: "ACK", expected });
+            }
+            SeatStage::Syncing { held, .. } => {
+                if zxid.counter() > 0 {
+                    *held = zxid.max(*held);
+                }
+            }
+            SeatStage::Synced { acked } => {
+                if zxid <= *acked || zxid.counter() == 0 {
+                    self.ignore_stale_ack();
+                } else {
+                    *acked = zxid;
+                    if let Some(voter) = voter {
+                        self.recount |= self.broadcast.ack(voter, zxid);
+                    }
+                }
+            }
+        }
+        self.hear(now, voter);
+        Ok(())
+    }
+
+    /// A packet of a learner came, of whatever kind; `round` if it answers a PING.
+    pub fn handle_heard(&mut self, now: Instant, sid: ServerId, round: Option<u64>) {
+        if !self.observe(now) {
+            return;
+        }
+        let Ok(at) = self.seat_of(sid) else { return self.ignore_stranger() };
+        let voter = self.seats[at].voter;
+        self.hear(now, voter);
+        if let (Some(voter), Some(round)) = (voter, round) {
+            if round > self.broadcast.round() {
+                return self.ignore_unknown_round();
+            }
+            self.recount |= self.broadcast.answer(voter, round);
+        }
+    }
+
+    /// A learner's connection is gone; nothing that was said over it counts any more (R21).
+    pub fn handle_gone(&mut self, now: Instant, sid: ServerId) {
+        if !self.observe(now) {
+            return;
+        }
+        let Ok(at) = self.seat_of(sid) else { return self.ignore_stranger() };
+        let Some(voter) = self.seats.swap_remove(at).voter else { return };
+        self.broadcast.forget(voter);
+        match &mut self.stage {
+            Stage::Joining(discovery) | Stage::Opening(discovery) | Stage::Promising(discovery) => {
+                discovery.leave(voter);
+            }
+            Stage::Synchronization(synchronization) => synchronization.leave(voter),
+            Stage::Broadcast => {}
+        }
+    }
+
+    // --- what the disk says --------------------------------------------------------------------
+
+    /// The disk has confirmed something of ours.
+    ///
+    /// # Panics
+    /// If it confirms what was not proposed, or a truncation: a leader never goes back.
+    pub fn handle_durable(&mut self, now: Instant, durable: Durable) {
+        if !self.observe(now) {
+            return;
+        }
+        match durable {
+            Durable::AcceptedEpoch(epoch) => self.handle_accepted(now, epoch),
+            Durable::CurrentEpoch(epoch) => self.handle_current(now, epoch),
+            Durable::Log { through } => {
+                assert!(through <= self.history.last(), "the disk is ahead of the proposals");
+                self.recount |= self.broadcast.ack(self.me, through);
+            }
+            Durable::Truncated { .. } | Durable::Snapshot { .. } => {
+                panic!("the history changed under a leader: {durable:?}")
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, now: Instant, epoch: Epoch) {
+        match core::mem::replace(&mut self.stage, Stage::Broadcast) {
+            Stage::Opening(mut discovery) if epoch == self.epoch => {
+                discovery.promise(self.me);
+                self.stage = Stage::Promising(discovery);
+                self.phase_since = now;
+                for seat in &mut self.seats {
+                    if seat.stage == SeatStage::Joined {
+                        seat.stage = SeatStage::Informed;
+                        let info = LeaderEffect::LeaderInfo { to: seat.sid, epoch };
+                        self.effects.push_back(info);
+                    }
+                }
+                self.try_synchronize(now);
+            }
+            // A promise that this server made as a learner, confirmed late.
+            stage @ (Stage::Joining(_)
+            | Stage::Opening(_)
+            | Stage::Promising(_)
+            | Stage::Synchronization(_)
+            | Stage::Broadcast) => self.stage = stage,
+        }
+    }
+
+    fn handle_current(&mut self, now: Instant, epoch: Epoch) {
+        match &mut self.stage {
+            Stage::Synchronization(synchronization)
+                if epoch == self.epoch && !synchronization.opened =>
+            {
+                synchronization.opened = true;
+                // Our history was durable before the election.
+                synchronization.sync(self.me);
+                self.ping_at = Some(now + self.ticks.half_tick());
+                for at in 0..self.seats.len() {
+                    self.start_sync(at);
+                }
+                self.try_establish(now);
+            }
+            // An epoch that this server followed before, confirmed late.
+            Stage::Joining(_)
+            | Stage::Opening(_)
+            | Stage::Promising(_)
+            | Stage::Synchronization(_)
+            | Stage::Broadcast => {}
+        }
+    }
+
+    // --- what clients want ---------------------------------------------------------------------
+
+    /// Orders a transaction. The last counter of the epoch is the last proposal: when it is
+    /// committed, the leader resigns.
+    ///
+    /// # Panics
+    /// Before establishment, or if `zxid` is not the next one of this epoch (R4).
+    pub fn propose(&mut self, now: Instant, zxid: Zxid, txn: P) {
+        if !self.observe(now) {
+            return;
+        }
+        assert!(matches!(self.stage, Stage::Broadcast), "a proposal before establishment");
+        assert_eq!(zxid.epoch(), self.epoch, "a proposal of another epoch");
+        assert!(zxid.counter() <= Zxid::COUNTER_MAX, "a proposal after the last counter");
+        self.history.append(zxid);
+        self.outstanding.push(zxid, txn.clone());
+        self.effects.push_back(LeaderEffect::Append { zxid, txn: txn.clone() });
+        self.effects.push_back(LeaderEffect::Broadcast { zxid, txn });
+    }
+
+    /// Asks for a proof that everything proposed so far is committed and that no other leader has
+    /// taken over meanwhile; answered by [`LeaderEffect::SyncConfirmed`]. ZooKeeper's own sync lacks
+    /// the second half (ZOOKEEPER-1675).
+    pub fn sync(&mut self, now: Instant, token: u64) {
+        if !self.observe(now) {
+            return;
+        }
+        self.broadcast.push_sync(token, self.history.last());
+        self.recount = true;
+    }
+
+    // --- time ----------------------------------------------------------------------------------
+
+    /// Sends the PING of each half tick and watches the limits.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.observe(now) {
+            return;
+        }
+        if self.ping_at.is_some_and(|at| at <= now) {
+            self.ping_at = Some(now + self.ticks.half_tick());
+            self.ping();
+        }
+    }
+
+    /// When [`Leader::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.resigned {
+            return None;
+        }
+        self.limit().into_iter().chain(self.ping_at).min()
+    }
+
+    /// When the limit of the current phase ends this leadership.
+    fn limit(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Joining(_)
+            | Stage::Opening(_)
+            | Stage::Promising(_)
+            | Stage::Synchronization(_) => Some(self.phase_since + self.ticks.init_time()),
+            Stage::Broadcast => self.broadcast.silent_at(
+                self.membership.verifier(),
+                self.phase_since,
+                self.ticks.sync_time(),
+            ),
+        }
+    }
+
+    /// Every input passes here first: a leader whose time is over does nothing any more, whatever
+    /// has queued up meanwhile (R24, R44). False if it has resigned.
+    fn observe(&mut self, now: Instant) -> bool {
+        if self.resigned {
+            return false;
+        }
+        let gap = now.since(self.called_at);
+        self.called_at = self.called_at.max(now);
+        let Some(limit) = self.limit() else { return true };
+        let established = matches!(self.stage, Stage::Broadcast);
+        if established && gap > self.ticks.sync_time() {
+            self.resign(ResignReason::Paused { gap });
+        } else if now > limit {
+            self.resign(if established {
+                ResignReason::QuorumSilent
+            } else {
+                ResignReason::QuorumNotJoined
+            });
+        }
+        !self.resigned
+    }
+
+    // --- effects -------------------------------------------------------------------------------
+
+    /// What must be done now. Commits are counted here, when everything else is said: one Commit
+    /// covers what many acknowledgements have moved.
+    pub fn poll_effect(&mut self) -> Option<LeaderEffect<P>> {
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        if self.resigned || !self.recount || !matches!(self.stage, Stage::Broadcast) {
+            return None;
+        }
+        if let Some(through) = self.commit() {
+            return Some(LeaderEffect::Commit { through });
+        }
+        let verifier = self.membership.verifier();
+        if let Some(token) = self.broadcast.pop_confirmed(verifier, self.committed) {
+            return Some(LeaderEffect::SyncConfirmed { token });
+        }
+        self.recount = false;
+        let committed = self.committed;
+        let begun = self.broadcast.begin_sync_round(verifier);
+        begun.map(|round| LeaderEffect::Ping { round, committed })
+    }
+
+    fn commit(&mut self) -> Option<Zxid> {
+        let through = self.broadcast.rank(self.membership.verifier());
+        if through.epoch() != self.epoch || through <= self.committed {
+            return None;
+        }
+        assert!(through <= self.history.last(), "a commit beyond the proposals");
+        self.committed = through;
+        self.outstanding.trim(through);
+        if through.counter() == Zxid::COUNTER_MAX {
+            self.resign(ResignReason::CounterExhausted);
+        }
+        Some(through)
+    }
+
+    /// Asserts what must hold between batches.
+    pub fn check_invariants(&self) {
+        assert!(self.committed <= self.history.last(), "committed beyond proposed");
+        self.outstanding.check_invariants();
+        self.broadcast.check_invariants(self.membership.verifier(), self.history.last());
+        let established = matches!(self.stage, Stage::Broadcast);
+        assert!(established || self.history.last() == self.initial, "proposed too early");
+        assert!(!established || self.committed >= self.initial, "the initial history is lost");
+        for (at, seat) in self.seats.iter().enumerate() {
+            let twice = self.seats[at + 1..].iter().any(|other| other.sid == seat.sid);
+            assert!(!twice, "server {} sits twice", seat.sid);
+            assert!(seat.acked() <= self.history.last(), "acknowledged beyond proposed");
+            let joining = matches!(self.stage, Stage::Joining(_));
+            assert!(joining || seat.accepted_epoch <= self.epoch, "a promise to a later epoch");
+        }
+    }
+
+    // --- phases --------------------------------------------------------------------------------
+
+    fn try_open(&mut self, now: Instant) {
+        let Stage::Joining(discovery) = &self.stage else { return };
+        if !discovery.is_joined_by_quorum(self.membership.verifier()) {
+            return;
+        }
+        let Some(epoch) = discovery.next_epoch() else {
+            return self.resign(ResignReason::EpochsExhausted);
+        };
+        let stage = core::mem::replace(&mut self.stage, Stage::Broadcast);
+        let Stage::Joining(discovery) = stage else { unreachable!("the stage was just seen") };
+        self.stage = Stage::Opening(discovery);
+        self.epoch = epoch;
+        self.phase_since = now;
+        self.effects.push_back(LeaderEffect::PersistAcceptedEpoch(epoch));
+    }
+
+    fn try_synchronize(&mut self, now: Instant) {
+        let Stage::Promising(discovery) = &self.stage else { return };
+        if discovery.is_promised_by_quorum(self.membership.verifier()) {
+            self.stage = Stage::Synchronization(Synchronization::default());
+            self.phase_since = now;
+            self.effects.push_back(LeaderEffect::PersistCurrentEpoch(self.epoch));
+        }
+    }
+
+    /// Starts the stream of a learner that has promised, once our own epoch is durable. From this
+    /// effect on the learner is in the forwarding set: the cut and the entry are one step (R18).
+    fn start_sync(&mut self, at: usize) {
+        let established = match &self.stage {
+            Stage::Joining(_) | Stage::Opening(_) | Stage::Promising(_) => return,
+            Stage::Synchronization(synchronization) if !synchronization.opened => return,
+            Stage::Synchronization(_) => false,
+            Stage::Broadcast => true,
+        };
+        let seat = &mut self.seats[at];
+        let SeatStage::Promised { last_zxid } = seat.stage else { return };
+        let (plan, cut) =
+            synchronization::plan(last_zxid, &self.history, self.committed, established);
+        seat.stage = SeatStage::Syncing { cut, held: Zxid::ZERO };
+        let snapshot_at = self.committed;
+        self.effects.push_back(LeaderEffect::Sync { to: seat.sid, plan, snapshot_at, cut });
+    }
+
+    fn try_establish(&mut self, now: Instant) {
+        let Stage::Synchronization(synchronization) = &self.stage else { return };
+        if !synchronization.is_synced_by_quorum(self.membership.verifier()) {
+            return;
+        }
+        self.stage = Stage::Broadcast;
+        self.phase_since = now;
+        self.committed = self.initial;
+        self.broadcast.ack(self.me, self.initial);
+        self.recount = true;
+        let (epoch, committed) = (self.epoch, self.committed);
+        self.effects.push_back(LeaderEffect::Established { epoch, committed });
+        for seat in &self.seats {
+            if matches!(seat.stage, SeatStage::Synced { .. }) {
+                self.effects.push_back(LeaderEffect::UpToDate { to: seat.sid, committed });
+            }
+        }
+    }
+
+    fn ping(&mut self) {
+        let round = self.broadcast.begin_round();
+        if !self.seats.is_empty() {
+            let committed = self.committed;
+            self.effects.push_back(LeaderEffect::Ping { round, committed });
+        }
+    }
+
+    fn resign(&mut self, reason: ResignReason) {
+        self.resigned = true;
+        self.effects.push_back(LeaderEffect::Resign(reason));
+    }
+
+    fn hear(&mut self, now: Instant, voter: Option<VoterIndex>) {
+        if let Some(voter) = voter {
+            self.broadcast.hear(voter, now);
+        }
+    }
+
+    fn seat_of(&self, sid: ServerId) -> Result<usize, ProtocolError> {
+        let found = self.seats.iter().position(|seat| seat.sid == sid);
+        found.ok_or(ProtocolError::UnknownServer { sid })
+    }
+
+    // --- what is dropped, and why --------------------------------------------------------------
+
+    /// Whatever comes after the resignation is for the next term.
+    #[expect(clippy::unnecessary_wraps, reason = "it stands for the results of the handlers")]
+    const fn ignore_after_resignation(&self) -> Result<(), ProtocolError> {
+        Ok(())
+    }
+
+    /// Something said over a connection that is gone.
+    const fn ignore_stranger(&self) {}
+
+    /// Java learners acknowledge NEWLEADER again after UPTODATE.
+    const fn ignore_repeated_synced(&self) {}
+
+    /// Cumulative acknowledgements may repeat, and Java followers acknowledge what came before
+    /// NEWLEADER (quorum.md 11, 10).
+    const fn ignore_stale_ack(&self) {}
+
+    /// An answer to a PING that was never sent proves nothing.
+    const fn ignore_unknown_round(&self) {}
+}

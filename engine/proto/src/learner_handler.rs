@@ -1,0 +1,286 @@
+//! `LearnerHandler`: the leader's side of one learner's connection: handshake order, the order of
+//! acknowledgements, and the limits of silence.
+//!
+//! Lives where the connection lives. Counts no quorum, keeps no proposal, and closes nothing: it
+//! says what is wrong.
+
+use alloc::collections::VecDeque;
+
+use crate::{Instant, ProtocolError, ServerId, Ticks, ToLeader, Zxid};
+
+/// Proposals are remembered in runs of a quarter of a tick: memory stays bounded, and a learner is
+/// given up at most that much too late.
+const RUNS_PER_TICK: u32 = 4;
+
+/// Why a learner should be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// It was silent for longer than initLimit during the handshake.
+    Handshake,
+    /// It was silent for longer than syncLimit.
+    Silent,
+    /// It did not acknowledge a proposal within syncLimit, although it is not silent.
+    Unacknowledged {
+        /// What it has acknowledged.
+        acked: Zxid,
+    },
+}
+
+/// What a learner on this connection may say next, and what it has said.
+#[derive(Clone, Debug)]
+pub struct LearnerHandler {
+    ticks: Ticks,
+    phase: Phase,
+    sid: Option<ServerId>,
+    acknowledges: bool,
+    heard_at: Instant,
+    /// The zxid of NEWLEADER, once it was sent.
+    new_leader: Zxid,
+    acked: Zxid,
+    /// The last proposal that was sent before NEWLEADER; acknowledgements up to here say nothing.
+    streamed: Zxid,
+    sent: Zxid,
+    unacked: VecDeque<Run>,
+}
+
+/// Proposals that were sent at about the same time.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    through: Zxid,
+    sent_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// FOLLOWERINFO or OBSERVERINFO is awaited.
+    Unknown,
+    /// LEADERINFO was not sent yet.
+    Waiting,
+    /// ACKEPOCH is awaited.
+    Informed,
+    /// The stream is on its way.
+    Syncing,
+    /// The acknowledgement of NEWLEADER is awaited.
+    Flushing,
+    /// UPTODATE was not sent yet.
+    Synced,
+    /// It serves.
+    Serving,
+}
+
+impl LearnerHandler {
+    /// A connection that was just accepted.
+    pub const fn new(now: Instant, ticks: Ticks) -> Self {
+        Self {
+            ticks,
+            phase: Phase::Unknown,
+            sid: None,
+            acknowledges: false,
+            heard_at: now,
+            new_leader: Zxid::ZERO,
+            acked: Zxid::ZERO,
+            streamed: Zxid::ZERO,
+            sent: Zxid::ZERO,
+            unacked: VecDeque::new(),
+        }
+    }
+
+    /// Who is at the other end, once it has said so.
+    pub const fn sid(&self) -> Option<ServerId> {
+        self.sid
+    }
+
+    /// The highest proposal of this epoch that it has acknowledged.
+    pub const fn acked(&self) -> Zxid {
+        self.acked
+    }
+
+    /// Whether it has acknowledged NEWLEADER.
+    pub const fn is_synced(&self) -> bool {
+        matches!(self.phase, Phase::Synced | Phase::Serving)
+    }
+
+    /// Whether this packet may come now. An admitted ACK with counter 0 acknowledges NEWLEADER.
+    ///
+    /// # Errors
+    /// A packet that this phase does not know, an acknowledgement of what was not sent, or one that
+    /// goes back.
+    pub fn admit<P>(&mut self, now: Instant, packet: &ToLeader<P>) -> Result<(), ProtocolError> {
+        match packet {
+            ToLeader::FollowerInfo { sid, accepted_epoch: _ } => {
+                self.introduce("FOLLOWERINFO", *sid, true)?;
+            }
+            ToLeader::ObserverInfo { sid, accepted_epoch: _ } => {
+                self.introduce("OBSERVERINFO", *sid, false)?;
+            }
+            ToLeader::AckEpoch { current_epoch: _, last_zxid: _ } => {
+                self.expect("ACKEPOCH", self.phase == Phase::Informed)?;
+                self.phase = Phase::Syncing;
+            }
+            ToLeader::Ack { zxid } => self.admit_ack(*zxid)?,
+            ToLeader::Request(_) => self.expect("REQUEST", self.phase == Phase::Serving)?,
+            ToLeader::Ping { round: _, touched: _ } => {
+                let past_promise = match self.phase {
+                    Phase::Unknown | Phase::Waiting | Phase::Informed => false,
+                    Phase::Syncing | Phase::Flushing | Phase::Synced | Phase::Serving => true,
+                };
+                self.expect("PING", past_promise)?;
+            }
+            ToLeader::Revalidate { session: _, timeout: _ } => {
+                self.expect("REVALIDATE", self.phase == Phase::Serving)?;
+            }
+        }
+        self.heard_at = self.heard_at.max(now);
+        Ok(())
+    }
+
+    fn introduce(
+        &mut self,
+        packet: &'static str,
+        sid: ServerId,
+        acknowledges: bool,
+    ) -> Result<(), ProtocolError> {
+        self.expect(packet, self.phase == Phase::Unknown)?;
+        self.sid = Some(sid);
+        self.acknowledges = acknowledges;
+        self.phase = Phase::Waiting;
+        Ok(())
+    }
+
+    /// After NEWLEADER acknowledgements may come in any order with that of NEWLEADER itself, and may
+    /// repeat what the stream held (`quorum.md` 12: Java learners do both).
+    fn admit_ack(&mut self, zxid: Zxid) -> Result<(), ProtocolError> {
+        match self.phase {
+            Phase::Unknown | Phase::Waiting | Phase::Informed | Phase::Syncing => {
+                return Err(self.out_of_phase("ACK"));
+            }
+            Phase::Flushing | Phase::Synced | Phase::Serving => {}
+        }
+        if zxid == self.new_leader {
+            if self.phase == Phase::Flushing {
+                self.phase = Phase::Synced;
+            }
+            return Ok(());
+        }
+        let proposed = self.sent.max(self.streamed);
+        if zxid > proposed {
+            return Err(ProtocolError::BeyondProposed { proposed, got: zxid });
+        }
+        if zxid <= self.streamed || zxid < self.new_leader {
+            self.ignore_ack_of_stream();
+            return Ok(());
+        }
+        if zxid < self.acked {
+            return Err(ProtocolError::AckWentBack { acked: self.acked, got: zxid });
+        }
+        self.acked = zxid;
+        while self.unacked.front().is_some_and(|run| run.through <= zxid) {
+            self.unacked.pop_front();
+        }
+        Ok(())
+    }
+
+    /// LEADERINFO was sent.
+    pub fn sent_leader_info(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Informed;
+        }
+    }
+
+    /// NEWLEADER was sent, behind the whole stream.
+    pub fn sent_new_leader(&mut self, zxid: Zxid) {
+        if self.phase == Phase::Syncing {
+            self.phase = Phase::Flushing;
+            self.new_leader = zxid;
+            self.streamed = self.streamed.max(self.sent);
+            self.unacked.clear();
+        }
+    }
+
+    /// UPTODATE was sent.
+    pub fn sent_up_to_date(&mut self) {
+        if self.phase == Phase::Synced {
+            self.phase = Phase::Serving;
+        }
+    }
+
+    /// A proposal was sent, in the stream or behind it.
+    pub fn sent_proposal(&mut self, now: Instant, zxid: Zxid) {
+        self.sent = zxid;
+        if !self.acknowledges || matches!(self.phase, Phase::Syncing) {
+            return;
+        }
+        let run_time = self.run_time();
+        match self.unacked.back_mut() {
+            Some(run) if now.since(run.sent_at) < run_time => run.through = zxid,
+            Some(_) | None => self.unacked.push_back(Run { through: zxid, sent_at: now }),
+        }
+    }
+
+    /// Bytes of the stream have left: a learner that takes a long snapshot is alive, though it has
+    /// nothing to say (ZOOKEEPER-1697).
+    pub fn sent_stream(&mut self, now: Instant) {
+        if self.phase == Phase::Syncing {
+            self.heard_at = self.heard_at.max(now);
+        }
+    }
+
+    /// Whether the learner should be given up.
+    pub fn overdue(&self, now: Instant) -> Option<Overdue> {
+        if now > self.silence_limit() {
+            let handshake = self.phase != Phase::Serving;
+            return Some(if handshake { Overdue::Handshake } else { Overdue::Silent });
+        }
+        let late = self.ack_limit().is_some_and(|at| now > at);
+        late.then_some(Overdue::Unacknowledged { acked: self.acked })
+    }
+
+    /// When [`LearnerHandler::overdue`] may have something to say.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let silence = self.silence_limit();
+        Some(self.ack_limit().map_or(silence, |at| at.min(silence)))
+    }
+
+    fn silence_limit(&self) -> Instant {
+        match self.phase {
+            Phase::Unknown
+            | Phase::Waiting
+            | Phase::Informed
+            | Phase::Syncing
+            | Phase::Flushing
+            | Phase::Synced => self.heard_at + self.ticks.init_time(),
+            Phase::Serving => self.heard_at + self.ticks.sync_time(),
+        }
+    }
+
+    /// Only a learner that serves is held to its acknowledgements: before, it is still writing what
+    /// the stream held.
+    fn ack_limit(&self) -> Option<Instant> {
+        let oldest = self.unacked.front().filter(|_| self.phase == Phase::Serving)?;
+        Some(oldest.sent_at + self.run_time() + self.ticks.sync_time())
+    }
+
+    fn run_time(&self) -> core::time::Duration {
+        self.ticks.tick / RUNS_PER_TICK
+    }
+
+    const fn expect(&self, packet: &'static str, holds: bool) -> Result<(), ProtocolError> {
+        if holds { Ok(()) } else { Err(self.out_of_phase(packet)) }
+    }
+
+    const fn out_of_phase(&self, packet: &'static str) -> ProtocolError {
+        let expected = match self.phase {
+            Phase::Unknown => "FOLLOWERINFO or OBSERVERINFO",
+            Phase::Waiting => "nothing before LEADERINFO",
+            Phase::Informed => "ACKEPOCH",
+            Phase::Syncing => "nothing but PING before NEWLEADER",
+            Phase::Flushing => "the acknowledgement of NEWLEADER",
+            Phase::Synced => "acknowledgements before UPTODATE",
+            Phase::Serving => "broadcast packets",
+        };
+        ProtocolError::OutOfPhase { packet, expected }
+    }
+
+    /// The learner holds it since NEWLEADER, and says so again.
+    const fn ignore_ack_of_stream(&self) {}
+}
