@@ -1,3 +1,4 @@
 //! The runtime of quorate.
 
+pub mod config;
 pub mod metrics;

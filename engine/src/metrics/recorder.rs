@@ -21,7 +21,7 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 /// One histogram per stage over an interval of time, values in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Histograms {
-    stages: [Histogram<u64>; Stage::COUNT],
+    stages: Box<[Histogram<u64>; Stage::COUNT]>,
     start: SystemTime,
     duration: Duration,
 }
@@ -36,11 +36,12 @@ impl Histograms {
     pub fn starting(start: SystemTime) -> Self {
         let empty = Histogram::new_with_bounds(1, NANOS_MAX, SIGNIFICANT_DIGITS)
             .expect("1 ns to 60 s with two digits are bounds that a histogram can have");
-        Self { stages: std::array::from_fn(|_| empty.clone()), start, duration: Duration::ZERO }
+        let stages = Box::new(std::array::from_fn(|_| empty.clone()));
+        Self { stages, start, duration: Duration::ZERO }
     }
 
     /// A stage's histogram, in nanoseconds.
-    pub const fn stage(&self, stage: Stage) -> &Histogram<u64> {
+    pub fn stage(&self, stage: Stage) -> &Histogram<u64> {
         &self.stages[stage as usize]
     }
 
@@ -61,7 +62,7 @@ impl Histograms {
 
     /// Adds what another core recorded. The interval becomes the one that covers both.
     pub fn merge(&mut self, other: &Self) {
-        for (own, others) in self.stages.iter_mut().zip(&other.stages) {
+        for (own, others) in self.stages.iter_mut().zip(other.stages.iter()) {
             own.add(others).expect("all recorders have the same bounds");
         }
         let end = (self.start + self.duration).max(other.start + other.duration);
@@ -127,13 +128,13 @@ impl Default for Histograms {
 /// A core's histograms while they are being filled.
 #[derive(Debug)]
 pub struct Recorder {
-    current: Box<Histograms>,
+    current: Histograms,
 }
 
 impl Recorder {
     /// An empty recorder whose interval begins now.
     pub fn new() -> Self {
-        Self { current: Box::default() }
+        Self { current: Histograms::new() }
     }
 
     /// Records one value in nanoseconds: 0 counts as 1 ns, more than 60 s as 60 s. About 4 ns.
@@ -144,13 +145,13 @@ impl Recorder {
 
     /// What was recorded since the recorder began or was last taken from. Allocates the next
     /// interval's histograms; a core that must not uses [`Recorder::swap`].
-    pub fn take(&mut self) -> Box<Histograms> {
-        self.swap(Box::default())
+    pub fn take(&mut self) -> Histograms {
+        self.swap(Histograms::new())
     }
 
     /// The same, going on with `empty`, which somebody else has allocated. A pointer changes hands
     /// and the clock is read once.
-    pub fn swap(&mut self, mut empty: Box<Histograms>) -> Box<Histograms> {
+    pub fn swap(&mut self, mut empty: Histograms) -> Histograms {
         debug_assert!(empty.is_empty(), "values of another interval would be counted twice");
         let now = SystemTime::now();
         empty.start = now;
