@@ -108,6 +108,16 @@ fn decode_slot(identity: Identity, bytes: &[u8]) -> Result<(u64, EpochsRecord), 
     Ok((u64_at(bytes, 16), record))
 }
 
+/// Whose file it is, from a slot that is whole.
+pub(crate) fn owner(bytes: &[u8]) -> Option<Identity> {
+    let slots = [0, BLOCK_SIZE].into_iter().filter_map(|at| bytes.get(at..at + SLOT_LEN));
+    let whole = |slot: &&[u8]| {
+        slot[..8] == MAGIC && crc32c::crc32c(&slot[..SLOT_LEN - 4]) == u32_at(slot, SLOT_LEN - 4)
+    };
+    let slot = slots.into_iter().find(whole)?;
+    Some(Identity { sid: ServerId(u64_at(slot, 24)), cluster_id: u64_at(slot, 32) })
+}
+
 /// Reads the file. A slot of another server, ensemble or version refuses the whole directory.
 pub(crate) fn decode(identity: Identity, bytes: &[u8]) -> Result<FoundEpochs, (u64, Reason)> {
     let slot = |at: usize| {
@@ -136,11 +146,10 @@ pub(crate) fn decode(identity: Identity, bytes: &[u8]) -> Result<FoundEpochs, (u
 
 /// The whole file of a new directory.
 pub(crate) fn first_file(identity: Identity) -> Frame {
-    let mut bytes = vec![0; BLOCK_SIZE + SLOT_LEN];
+    let mut bytes = [0; BLOCK_SIZE + SLOT_LEN];
     let record = EpochsRecord::default();
     put(&mut bytes, 0, &encode_slot(identity, 0, &record));
     put(&mut bytes, BLOCK_SIZE, &encode_slot(identity, 1, &record));
-    bytes.shrink_to_fit();
     Frame::copy_from(&bytes)
 }
 

@@ -12,6 +12,7 @@ mod bytes_at;
 pub mod disk;
 mod epochs;
 pub mod error;
+pub mod inspect;
 mod log;
 mod name;
 mod ops;

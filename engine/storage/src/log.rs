@@ -299,7 +299,9 @@ impl Log {
 
     pub(crate) fn advance(&mut self, ops: &mut Ops) {
         self.starving = false;
-        while self.in_flight.len() < self.limits.writes_max && self.sent < self.pending.len() {
+        // The segment's header tells recovery how many there may be.
+        let writes_max = self.limits.writes_max.min(self.active().header.writes_max.into());
+        while self.in_flight.len() < writes_max && self.sent < self.pending.len() {
             if !self.write_batch(ops) {
                 break;
             }

@@ -727,44 +727,51 @@ impl Recovery {
     }
 
     fn judge_end(&mut self, header: &SegmentHeader, fault: Sweeping) {
-        let last = self.scan.history.as_ref().expect("the scan began").last();
-        let file = self.segment_path();
-        let behind = fault.first_later.unwrap_or(fault.offset);
-        if fault.must_be_empty {
-            if fault.later > 0 || header.origin != Origin::Roll {
-                self.note_damage(error(&file, behind, Reason::BlockBehind { offset: behind }));
+        let (offset, in_next) = (fault.offset, fault.must_be_empty);
+        match self.judge(header, fault) {
+            Err(reason) => {
+                let damage = error(&self.segment_path(), offset, reason);
+                self.note_damage(damage);
                 self.finish();
                 return;
             }
-            self.scan.next.get_or_insert(*header);
-        } else {
-            let legal = usize::from(header.writes_max).saturating_sub(1);
-            if fault.durable_max > last {
-                let reason = Reason::Lost { durable: fault.durable_max, last };
-                self.note_damage(error(&file, fault.offset, reason));
-                self.finish();
-                return;
+            Ok(TailFault::Clean) if in_next => {
+                self.scan.next.get_or_insert(*header);
             }
-            if fault.later > legal {
-                let reason = Reason::BlockBehind { offset: behind };
-                self.note_damage(error(&file, fault.offset, reason));
-                self.finish();
-                return;
-            }
-            let plain = matches!(fault.reason, Reason::Blank | Reason::Stale | Reason::Full);
-            self.scan.tail = Some(if plain && fault.later == 0 {
-                TailFault::Clean
-            } else {
-                TailFault::Torn { file, offset: fault.offset, reason: fault.reason }
-            });
-            self.scan.ended = true;
+            Ok(tail) => self.scan.tail = Some(tail),
         }
+        self.scan.ended = true;
         self.scan.at += 1;
         if self.scan.at < self.scan.list.len() {
             self.stage = self.begin_segment();
         } else {
             self.finish();
         }
+    }
+
+    /// Tells what a crash leaves from what it cannot leave (R6, R7).
+    fn judge(&self, header: &SegmentHeader, fault: Sweeping) -> Result<TailFault, Reason> {
+        let last = self.scan.history.as_ref().expect("the scan began").last();
+        if fault.durable_max > last {
+            return Err(Reason::Lost { durable: fault.durable_max, last });
+        }
+        // With several writes in flight the first may be lost and the others not. Nothing is
+        // written into the next segment before all of this one is durable.
+        let may_be_torn = match (fault.must_be_empty, &self.scan.tail) {
+            (true, Some(TailFault::Clean)) => header.origin == Origin::Roll,
+            (true, Some(TailFault::Torn { .. }) | None) => false,
+            (false, _) => true,
+        };
+        let legal = if may_be_torn { usize::from(header.writes_max).saturating_sub(1) } else { 0 };
+        if fault.later > legal || (fault.must_be_empty && header.origin != Origin::Roll) {
+            return Err(Reason::BlockBehind { offset: fault.first_later.unwrap_or(fault.offset) });
+        }
+        let plain = matches!(fault.reason, Reason::Blank | Reason::Stale | Reason::Full);
+        if plain && fault.later == 0 {
+            return Ok(TailFault::Clean);
+        }
+        let file = self.segment_path();
+        Ok(TailFault::Torn { file, offset: fault.offset, reason: fault.reason })
     }
 
     /// Everything is read; says what it means.
