@@ -9,13 +9,32 @@
 extern crate alloc;
 
 pub mod acl;
+mod acl_table;
+pub mod apply;
+pub mod data_tree;
+pub mod digest;
 pub mod error;
+mod expiry;
+mod hash;
+pub mod path;
 pub mod request;
+pub mod session;
+mod slab;
+pub mod snapshot;
 pub mod stat;
 pub mod txn;
+pub mod watch;
+mod znode;
 
 pub use acl::{Acl, Permissions};
+pub use apply::Outcome;
+pub use data_tree::{Children, DataTree};
+pub use digest::DIGEST_VERSION;
 pub use error::ErrorCode;
-pub use request::{CreateMode, Op, Request};
+pub use path::ZnodePath;
+pub use request::{CreateMode, Op, Query, Request};
+pub use session::{SessionIds, SessionTracker};
+pub use snapshot::{Cut, Entry, Restore, RestoreError, SnapshotEnd};
 pub use stat::{Stat, StatPersisted};
 pub use txn::{Txn, TxnHeader};
+pub use watch::{Fired, ReplayedWatches, WatchKind, WatchTable};

@@ -99,3 +99,45 @@ pub enum Txn<'a> {
     /// A refused request that keeps its place (type -1).
     Error(ErrorCode),
 }
+
+impl Txn<'_> {
+    /// The operation code that names this record in a header or inside a multi.
+    pub const fn kind(&self) -> i32 {
+        match self {
+            Self::Create { with_stat: false, .. } => 1,
+            Self::Create { with_stat: true, .. } => 15,
+            Self::Delete { .. } => 2,
+            Self::SetData { .. } => 5,
+            Self::SetAcl { .. } => 7,
+            Self::Check { .. } => 13,
+            Self::Multi(_) => 14,
+            Self::CreateSession { .. } => -10,
+            Self::CloseSession { .. } => -11,
+            Self::Error(_) => -1,
+        }
+    }
+
+    /// Bytes of the record in ZooKeeper's encoding, without header and digest.
+    pub fn encoded_len(&self) -> usize {
+        let acl_len = |acl: &[Acl]| {
+            let entry = |entry: &Acl| 12 + entry.id.scheme.len() + entry.id.id.len();
+            4 + acl.iter().map(entry).sum::<usize>()
+        };
+        match self {
+            Self::Create { path, data, acl, .. } => {
+                4 + path.len() + 4 + data.map_or(0, <[u8]>::len) + acl_len(acl) + 5
+            }
+            Self::Delete { path } => 4 + path.len(),
+            Self::SetData { path, data, .. } => {
+                4 + path.len() + 4 + data.map_or(0, <[u8]>::len) + 4
+            }
+            Self::SetAcl { path, acl, .. } => 4 + path.len() + acl_len(acl) + 4,
+            Self::Check { path, .. } => 4 + path.len() + 4,
+            Self::CreateSession { .. } | Self::Error(_) => 4,
+            Self::CloseSession { paths } => {
+                4 + paths.iter().map(|path| 4 + path.len()).sum::<usize>()
+            }
+            Self::Multi(ops) => 4 + ops.iter().map(|op| 8 + op.encoded_len()).sum::<usize>(),
+        }
+    }
+}
