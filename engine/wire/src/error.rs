@@ -29,6 +29,13 @@ pub enum DecodeError {
         /// The limit.
         max: u64,
     },
+    /// A body whose size its kind fixes has another size.
+    WrongSize {
+        /// The size that came, in bytes.
+        got: u64,
+        /// The size (or least size) of that kind, in bytes.
+        expected: u64,
+    },
     /// The bytes end inside a value.
     Truncated {
         /// What was being read.
@@ -55,6 +62,9 @@ impl fmt::Display for DecodeError {
             Self::BadVersion { got } => write!(f, "unknown version {got}"),
             Self::UnknownKind { got } => write!(f, "unknown type {got}"),
             Self::BadLength { got, max } => write!(f, "length {got} is not between 0 and {max}"),
+            Self::WrongSize { got, expected } => {
+                write!(f, "size {got} where {expected} bytes belong")
+            }
             Self::Truncated { what } => write!(f, "bytes end inside {what}"),
             Self::BadChecksum { got, computed } => {
                 write!(f, "checksum {got:#010x} does not fit, computed {computed:#010x}")

@@ -7,8 +7,16 @@
 
 extern crate alloc;
 
+pub mod detect;
 pub mod error;
 pub mod frame;
+pub mod jute;
+pub mod native;
+pub mod reader;
+
+#[cfg(test)]
+mod testing;
 
 pub use error::DecodeError;
 pub use frame::Frame;
+pub use reader::{FrameReader, Framing};
