@@ -11,13 +11,14 @@
 //! Entries may be cut anywhere between pieces. There is no checksum here: the frame or the file that
 //! carries the bytes has one. Nothing here builds a tree or compares a digest.
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::{BufMut, BytesMut};
 use quorate_proto::{SessionId, Zxid};
 use quorate_tree::acl::Id;
+pub use quorate_tree::snapshot::{Entry, SnapshotEnd};
 use quorate_tree::{Acl, Permissions, StatPersisted};
 use rkyv::rend::unaligned::{i32_ule, i64_ule, u32_ule, u64_ule};
 
@@ -85,49 +86,11 @@ portable! {
     }
 }
 
-/// One entry of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry<'a> {
-    /// A session that is open.
-    Session {
-        /// Which.
-        session: SessionId,
-        /// Its time-out in milliseconds.
-        timeout_ms: i32,
-    },
-    /// A node; parents come before their children if they are encoded so.
-    Node {
-        /// Where.
-        path: &'a [u8],
-        /// The data; null and empty differ.
-        data: Option<&'a [u8]>,
-        /// The access control list.
-        acl: Cow<'a, [Acl]>,
-        /// The stored counters.
-        stat: StatPersisted,
-    },
-    /// The snapshot is complete.
-    End(End),
-}
-
-/// What a complete snapshot must amount to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct End {
-    /// The zxid at which it was cut.
-    pub zxid: Zxid,
-    /// The tree's digest there.
-    pub digest: u64,
-    /// How many sessions were listed.
-    pub sessions: u64,
-    /// How many nodes were listed.
-    pub nodes: u64,
-}
-
 /// Appends one entry.
 pub fn encode_entry(entry: &Entry<'_>, out: &mut BytesMut) {
     match entry {
-        Entry::Session { session, timeout_ms } => {
-            let body = SessionBody { session: session.0.into(), timeout_ms: (*timeout_ms).into() };
+        Entry::Session { id, timeout_ms } => {
+            let body = SessionBody { session: id.0.into(), timeout_ms: (*timeout_ms).into() };
             put_head(KIND_SESSION, 0, SessionBody::LEN, out);
             out.extend_from_slice(&body.to_bytes());
         }
@@ -193,16 +156,42 @@ fn put_head(kind: u8, flags: u8, len: usize, out: &mut BytesMut) {
     out.extend_from_slice(&head.to_bytes());
 }
 
+/// Why a snapshot was refused: its bytes do not hold together, or whoever took its entries says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryError<E> {
+    /// The bytes do not hold together.
+    Bytes(DecodeError),
+    /// The receiver of the entries refused one.
+    Refused(E),
+}
+
+impl<E> From<DecodeError> for EntryError<E> {
+    fn from(error: DecodeError) -> Self {
+        Self::Bytes(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for EntryError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(error) => error.fmt(f),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for EntryError<E> {}
+
 /// Decodes the whole entries at the start of `bytes` and says how many bytes they took; the rest is
 /// the beginning of an entry that goes on elsewhere.
 ///
 /// # Errors
 /// The first entry that does not hold together, or what `each` returns.
-pub fn decode_entries<E: From<DecodeError>>(
+pub fn decode_entries<E>(
     bytes: &[u8],
-    each: impl FnMut(Entry<'_>) -> Result<(), E>,
-) -> Result<usize, E> {
-    AclMemo::default().decode_entries(bytes, each)
+    mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
+) -> Result<usize, EntryError<E>> {
+    Scratch::default().decode_entries(bytes, |entry| each(entry).map_err(EntryError::Refused))
 }
 
 /// Decodes a snapshot that arrives in pieces, which may end anywhere. An entry that lies within one
@@ -210,7 +199,7 @@ pub fn decode_entries<E: From<DecodeError>>(
 #[derive(Debug, Default)]
 pub struct EntryReader {
     partial: Vec<u8>,
-    memo: AclMemo,
+    scratch: Scratch,
     ended: bool,
 }
 
@@ -225,18 +214,18 @@ impl EntryReader {
     /// # Errors
     /// The first entry that does not hold together, [`DecodeError::BadValue`] for bytes behind the
     /// end, or what `each` returns. The snapshot is then lost.
-    pub fn push<E: From<DecodeError>>(
+    pub fn push<E>(
         &mut self,
         mut piece: &[u8],
         mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<(), EntryError<E>> {
         let ended = &mut self.ended;
         let mut seen = |entry: Entry<'_>| {
             if *ended {
                 return Err(DecodeError::BadValue { what: "entry behind a snapshot's end" }.into());
             }
             *ended = matches!(entry, Entry::End(_));
-            each(entry)
+            each(entry).map_err(EntryError::Refused)
         };
         while !self.partial.is_empty() && !piece.is_empty() {
             // To the end of the head first, which says how long the entry is.
@@ -245,12 +234,12 @@ impl EntryReader {
             self.partial.extend_from_slice(&piece[..missing]);
             piece = &piece[missing..];
             if entry_len(&self.partial)? == Some(self.partial.len()) {
-                self.memo.decode_entries(&self.partial, &mut seen)?;
+                self.scratch.decode_entries(&self.partial, &mut seen)?;
                 self.partial.clear();
             }
         }
         if !piece.is_empty() {
-            let taken = self.memo.decode_entries(piece, &mut seen)?;
+            let taken = self.scratch.decode_entries(piece, &mut seen)?;
             self.partial.extend_from_slice(&piece[taken..]);
         }
         Ok(())
@@ -289,19 +278,21 @@ fn entry_len(bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
     Ok(Some(EntryHead::LEN + len as usize))
 }
 
-/// The last access control list, by its bytes: most nodes have the same one as the node before.
+/// What a decoded node borrows that is not in the received bytes as the tree wants it.
 #[derive(Debug, Default)]
-struct AclMemo {
-    bytes: Vec<u8>,
+struct Scratch {
+    /// The last access control list by its bytes: most nodes have the same one as the node before.
+    acl_bytes: Vec<u8>,
     acl: Vec<Acl>,
+    stat: StatPersisted,
 }
 
-impl AclMemo {
-    fn decode_entries<E: From<DecodeError>>(
+impl Scratch {
+    fn decode_entries<E>(
         &mut self,
         bytes: &[u8],
-        mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
-    ) -> Result<usize, E> {
+        mut each: impl FnMut(Entry<'_>) -> Result<(), EntryError<E>>,
+    ) -> Result<usize, EntryError<E>> {
         let mut taken = 0;
         while let Some(len) = entry_len(&bytes[taken..])? {
             let Some(entry) = bytes.get(taken..taken + len) else { break };
@@ -320,7 +311,7 @@ impl AclMemo {
             KIND_SESSION => {
                 let body = SessionBody::read(body).ok_or(SHORT)?;
                 Ok(Entry::Session {
-                    session: SessionId(body.session.to_native()),
+                    id: SessionId(body.session.to_native()),
                     timeout_ms: body.timeout_ms.to_native(),
                 })
             }
@@ -333,16 +324,18 @@ impl AclMemo {
                 if is_null && !data.is_empty() {
                     return Err(DecodeError::BadValue { what: "null data with bytes" });
                 }
+                self.stat = node.stat();
+                self.remember_acl(rest)?;
                 Ok(Entry::Node {
                     path,
                     data: (!is_null).then_some(data),
-                    acl: Cow::Borrowed(self.decode_acl(rest)?),
-                    stat: node.stat(),
+                    acl: &self.acl,
+                    stat: &self.stat,
                 })
             }
             KIND_END => {
                 let body = EndBody::read(body).ok_or(SHORT)?;
-                Ok(Entry::End(End {
+                Ok(Entry::End(SnapshotEnd {
                     zxid: Zxid::from_u64(body.zxid.to_native()),
                     digest: body.digest.to_native(),
                     sessions: body.sessions.to_native(),
@@ -353,20 +346,20 @@ impl AclMemo {
         }
     }
 
-    fn decode_acl(&mut self, bytes: &[u8]) -> Result<&[Acl], DecodeError> {
-        if self.bytes != bytes {
-            // If the list does not hold together, the memo holds the empty list.
+    fn remember_acl(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        if self.acl_bytes != bytes {
+            // If the list does not hold together, the empty list is remembered.
             let mut acl = core::mem::take(&mut self.acl);
             acl.clear();
-            self.bytes.clear();
+            self.acl_bytes.clear();
             let mut rest = bytes;
             while !rest.is_empty() {
                 acl.push(take_acl(&mut rest)?);
             }
             self.acl = acl;
-            self.bytes.extend_from_slice(bytes);
+            self.acl_bytes.extend_from_slice(bytes);
         }
-        Ok(&self.acl)
+        Ok(())
     }
 }
 
@@ -398,6 +391,8 @@ impl NodeHead {
 
 #[cfg(test)]
 mod tests {
+    use core::convert::Infallible;
+
     use super::*;
     use crate::testing::{Rng, assert_truncation_fails, hex};
 
@@ -438,16 +433,20 @@ mod tests {
             words.push(owned(entry));
         };
         for _ in 0..rng.below(10) {
-            let session = SessionId(rng.next());
-            put(&Entry::Session { session, timeout_ms: rng.next() as i32 }, &mut out);
+            let id = SessionId(rng.next());
+            put(&Entry::Session { id, timeout_ms: rng.next() as i32 }, &mut out);
         }
         for _ in 0..rng.below(60) {
             let (path, data, acl, stat) = random_entry(&mut rng);
-            let acl = Cow::Borrowed(&acl[..]);
+            let (acl, stat) = (&acl[..], &stat);
             put(&Entry::Node { path: &path, data: data.as_deref(), acl, stat }, &mut out);
         }
-        let end =
-            End { zxid: Zxid::from_u64(rng.next()), digest: rng.next(), sessions: 1, nodes: 2 };
+        let end = SnapshotEnd {
+            zxid: Zxid::from_u64(rng.next()),
+            digest: rng.next(),
+            sessions: 1,
+            nodes: 2,
+        };
         put(&Entry::End(end), &mut out);
         (out, words)
     }
@@ -465,7 +464,7 @@ mod tests {
                 reader
                     .push(piece, |entry| {
                         seen.push(owned(&entry));
-                        Ok::<(), DecodeError>(())
+                        Ok::<(), Infallible>(())
                     })
                     .unwrap();
                 rest = behind;
@@ -482,7 +481,7 @@ mod tests {
             let mut count = 0;
             let taken = decode_entries(&bytes[..cut], |_| {
                 count += 1;
-                Ok::<(), DecodeError>(())
+                Ok::<(), Infallible>(())
             });
             assert!(taken.unwrap() <= cut);
             assert!(count < words.len());
@@ -492,11 +491,11 @@ mod tests {
     #[test]
     fn the_bytes_of_each_entry_are_frozen() {
         let mut out = BytesMut::new();
-        let session = SessionId(0x0100_0000_0000_0001);
-        encode_entry(&Entry::Session { session, timeout_ms: 10_000 }, &mut out);
+        let id = SessionId(0x0100_0000_0000_0001);
+        encode_entry(&Entry::Session { id, timeout_ms: 10_000 }, &mut out);
         assert_eq!(out, hex("01 01 00 00 0c000000 0100000000000001 10270000"));
         out.clear();
-        let end = End { zxid: Zxid::from_u64(1 << 32), digest: 5, sessions: 1, nodes: 2 };
+        let end = SnapshotEnd { zxid: Zxid::from_u64(1 << 32), digest: 5, sessions: 1, nodes: 2 };
         encode_entry(&Entry::End(end), &mut out);
         let golden = "03010000 20000000 0000000001000000 0500000000000000
                       0100000000000000 0200000000000000";
@@ -513,8 +512,9 @@ mod tests {
 
     #[test]
     fn entries_that_do_not_hold_together_are_refused() {
-        let refused = |bytes: &[u8]| {
-            decode_entries(bytes, |_| Ok::<(), DecodeError>(())).expect_err("refused")
+        let refused = |bytes: &[u8]| match decode_entries(bytes, |_| Ok::<(), Infallible>(())) {
+            Err(EntryError::Bytes(error)) => error,
+            other => panic!("{other:?}"),
         };
         assert_eq!(refused(&hex("0401000000000000")), DecodeError::UnknownKind { got: 4 });
         assert_eq!(refused(&hex("0102000000000000")), DecodeError::BadVersion { got: 2 });
@@ -547,18 +547,31 @@ mod tests {
             let mut bytes = BytesMut::new();
             put_head(KIND_NODE, FLAG_NULL_DATA, body.len(), &mut bytes);
             bytes.extend_from_slice(body);
-            decode_entries(&bytes, |_| Ok::<(), DecodeError>(())).is_err()
+            decode_entries(&bytes, |_| Ok::<(), Infallible>(())).is_err()
         });
     }
 
     #[test]
     fn nothing_may_follow_the_end() {
         let mut out = BytesMut::new();
-        encode_entry(&Entry::End(End::default()), &mut out);
-        encode_entry(&Entry::End(End::default()), &mut out);
+        let end = SnapshotEnd { zxid: Zxid::ZERO, digest: 0, sessions: 0, nodes: 0 };
+        encode_entry(&Entry::End(end), &mut out);
+        encode_entry(&Entry::End(end), &mut out);
         let mut reader = EntryReader::new();
         let what = "entry behind a snapshot's end";
-        assert_eq!(reader.push(&out, |_| Ok(())), Err(DecodeError::BadValue { what }));
+        let refused = EntryError::Bytes(DecodeError::BadValue { what });
+        assert_eq!(reader.push(&out, |_| Ok::<(), Infallible>(())), Err(refused));
+    }
+
+    #[test]
+    fn an_entry_that_its_receiver_refuses_ends_the_snapshot() {
+        let (bytes, _) = random_snapshot(3);
+        let mut seen = 0;
+        let result = EntryReader::new().push(&bytes, |_| {
+            seen += 1;
+            if seen == 2 { Err("no") } else { Ok(()) }
+        });
+        assert_eq!((result, seen), (Err(EntryError::Refused("no")), 2));
     }
 
     #[test]
@@ -573,7 +586,7 @@ mod tests {
             let mut nodes = 0;
             let result = EntryReader::new().push(&bytes, |entry| {
                 nodes += usize::from(matches!(entry, Entry::Node { .. }));
-                Ok::<(), DecodeError>(())
+                Ok::<(), Infallible>(())
             });
             assert!(result.is_err() || nodes <= 60);
         }

@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use bytes::BytesMut;
+pub use quorate_tree::WatchKind as EventKind;
 use quorate_tree::{Acl, Stat};
 
 use super::request::put_multi_header;
@@ -197,20 +198,6 @@ fn put_result(result: &OpResult<'_>, writer: &mut Writer<'_>) {
             writer.int(*code);
         }
     }
-}
-
-/// What a watch reports; the numbers are those of ZooKeeper's `Watcher.Event.EventType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum EventKind {
-    /// The node was created.
-    NodeCreated = 1,
-    /// The node was deleted.
-    NodeDeleted = 2,
-    /// The node's data was set.
-    NodeDataChanged = 3,
-    /// A child was created or deleted.
-    NodeChildrenChanged = 4,
 }
 
 /// Appends a watch event. `zxid` is the transaction that fired it, or -1 for an event that
