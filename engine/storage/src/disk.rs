@@ -1,7 +1,8 @@
 //! The vocabulary between storage and whoever executes its disk operations.
 //!
-//! Operations on one file are executed in the order given; operations on different files may
-//! overlap. Paths are relative to the server's data directory.
+//! Operations on one handle are executed in the order given; all others may overlap and finish in any
+//! order, those on names included: storage waits for an outcome wherever it needs an order. Paths are
+//! relative to the server's data directory. Executes nothing.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -69,8 +70,9 @@ pub enum DiskOp {
         /// Whether it must be durable when done.
         sync: bool,
     },
-    /// Reserves space without writing it, so that a full disk is noticed early; the file's length
-    /// becomes `len`. A file system that cannot is no failure.
+    /// Reserves space without writing it, so that a full disk is noticed early. The file's length
+    /// becomes `len` and reads as zeros, also on a file system that cannot reserve, which is no
+    /// failure: a segment that is shorter than its header says counts as damaged.
     Allocate {
         /// The operation.
         id: OpId,

@@ -9,9 +9,11 @@
 extern crate alloc;
 
 mod bytes_at;
+pub mod config;
 pub mod disk;
 mod epochs;
 pub mod error;
+pub mod event;
 pub mod inspect;
 mod log;
 mod name;
@@ -26,8 +28,10 @@ pub mod store;
 pub mod stream;
 mod supply;
 
+pub use config::StoreConfig;
 pub use disk::{DiskDone, DiskOp, FileId, OpId};
 pub use error::{NotHeld, Reason, StoreError};
+pub use event::{Recovered, StoreEvent, TailFault};
 pub use snapshot::SnapshotKind;
-pub use store::{Recovered, Store, StoreConfig, StoreEvent, TailFault};
+pub use store::Store;
 pub use stream::StreamId;

@@ -228,6 +228,8 @@ impl Log {
 
     pub(crate) fn truncate(&mut self, to: Zxid) {
         self.history.truncate(to);
+        // R2: a truncation lowers everything at once, whenever it becomes durable itself.
+        self.durable = self.durable.min(to);
         if self.barrier.is_some() {
             self.held.push_back(Held::Truncate(to));
         } else {
@@ -317,21 +319,22 @@ impl Log {
     pub(crate) fn handle_written(&mut self, id: OpId) {
         let batch = self.in_flight.iter_mut().find(|batch| batch.id == id);
         batch.expect("a batch is in flight until its write is done").done = true;
-        let before = self.durable;
+        let mut durable = self.durable;
         // Durable is the longest completed prefix.
         while self.in_flight.front().is_some_and(|batch| batch.done) {
             let batch = self.in_flight.pop_front().expect("the loop saw a batch");
             self.pending.drain(..batch.records);
             self.sent -= batch.records;
-            self.durable = batch.last;
+            durable = batch.last;
             let segment = self.segments.last_mut().expect("a log has an active segment");
             segment.last = batch.last;
             segment.end = batch.end;
             segment.note_block(batch.after, batch.offset);
         }
         // R2: what completes behind a truncation was asked for before it and proves nothing.
-        if self.durable != before && self.barrier.is_none() {
-            self.events.push_back(LogEvent::Durable(self.durable));
+        if durable != self.durable && self.barrier.is_none() {
+            self.durable = durable;
+            self.events.push_back(LogEvent::Durable(durable));
         }
     }
 
@@ -485,7 +488,11 @@ impl Log {
     /// The barrier is behind us; what was held goes on from `end`.
     fn settle(&mut self, end: Zxid) {
         self.written = end;
-        self.durable = end;
+        let cuts = self.held.iter().filter_map(|held| match held {
+            Held::Truncate(to) => Some(*to),
+            Held::Append(_) | Held::Restart(_) => None,
+        });
+        self.durable = cuts.fold(end, Zxid::min);
         self.barrier = None;
         while let Some(held) = self.held.pop_front() {
             match held {

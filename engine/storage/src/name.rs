@@ -23,8 +23,8 @@ pub(crate) enum FileName {
     Snapshot(Zxid),
     /// A segment file that waits for its next use, by a number without meaning.
     Spare(u64),
-    /// Something that was not finished and can be removed.
-    Unfinished,
+    /// A snapshot that was not finished, by its number, or epochs (0); it can be removed.
+    Unfinished(u64),
     /// Not ours.
     Other,
 }
@@ -40,11 +40,15 @@ impl FileName {
         if let Some(hex) = name.strip_prefix("spare.") {
             return hex_number(hex).map_or(Self::Other, Self::Spare);
         }
-        if name == EPOCHS_TMP || (name.starts_with("snapshot.") && name.ends_with(".tmp")) {
-            return Self::Unfinished;
+        if name == EPOCHS_TMP {
+            return Self::Unfinished(0);
         }
-        let hex = name.strip_prefix("snapshot.").and_then(hex_number);
-        hex.map_or(Self::Other, |zxid| Self::Snapshot(Zxid::from_u64(zxid)))
+        let Some(rest) = name.strip_prefix("snapshot.") else { return Self::Other };
+        if let Some(rest) = rest.strip_suffix(".tmp") {
+            let number = rest.rsplit('.').next().and_then(|number| number.parse().ok());
+            return Self::Unfinished(number.unwrap_or(0));
+        }
+        hex_number(rest).map_or(Self::Other, |zxid| Self::Snapshot(Zxid::from_u64(zxid)))
     }
 }
 
@@ -81,7 +85,7 @@ mod tests {
         assert_eq!(FileName::parse(&segment(0x1f)), FileName::Segment(0x1f));
         assert_eq!(FileName::parse(&spare(3)), FileName::Spare(3));
         assert_eq!(FileName::parse(&snapshot(zxid)), FileName::Snapshot(zxid));
-        assert_eq!(FileName::parse(&snapshot_tmp(zxid, 2)), FileName::Unfinished);
+        assert_eq!(FileName::parse(&snapshot_tmp(zxid, 2)), FileName::Unfinished(2));
         assert_eq!(FileName::parse(EPOCHS), FileName::Epochs);
         for other in ["log.1", "log.000000000000000G", "myid", "log.0000000000000001.bak", ""] {
             assert_eq!(FileName::parse(other), FileName::Other, "{other}");

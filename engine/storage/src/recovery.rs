@@ -16,9 +16,11 @@ use alloc::vec::Vec;
 use quorate_proto::{Epoch, HistoryIndex, Zxid};
 use quorate_wire::Frame;
 
+use crate::config::StoreConfig;
 use crate::disk::{BLOCK_SIZE, DiskError, FileId, Listing, OpenMode};
 use crate::epochs::{EPOCHS_LEN, FoundEpochs, Identity, decode, first_file};
 use crate::error::{Reason, StoreError};
+use crate::event::{StoreEvent, TailFault};
 use crate::log::Segment;
 use crate::name::{self, FileName};
 use crate::ops::{Ops, Owner};
@@ -26,7 +28,6 @@ use crate::record::committed_of;
 use crate::retention::KeptSnapshot;
 use crate::segment::{BlockHeader, Origin, Parsed, SegmentHeader, SegmentReader, part};
 use crate::snapshot::{SnapshotHeader, SnapshotPart, SnapshotReader};
-use crate::store::{StoreConfig, StoreEvent, TailFault};
 
 /// How much is read at once, in bytes.
 const READ_LEN: usize = 1024 * 1024;
@@ -63,7 +64,7 @@ pub(crate) struct Outcome {
     /// Segments of no use, by number and length.
     pub(crate) void: Vec<(u64, u64)>,
     pub(crate) spares: Vec<(u64, bool)>,
-    pub(crate) unfinished: Vec<String>,
+    pub(crate) unfinished: Vec<(u64, String)>,
     pub(crate) seq_max: u64,
     pub(crate) generation_max: u32,
     pub(crate) log_floor: u64,
@@ -164,7 +165,7 @@ pub(crate) struct Recovery {
     /// Snapshots and segments with their sizes, in any order.
     files: Vec<(FileName, String)>,
     spares: Vec<(u64, bool)>,
-    unfinished: Vec<String>,
+    unfinished: Vec<(u64, String)>,
 
     epochs_file: Option<FileId>,
     epochs: Option<FoundEpochs>,
@@ -218,7 +219,7 @@ impl Recovery {
                 FileName::Spare(number) => {
                     recovery.spares.push((number, size == config.segment_len));
                 }
-                FileName::Unfinished => recovery.unfinished.push(path),
+                FileName::Unfinished(number) => recovery.unfinished.push((number, path)),
                 FileName::Other => {}
             }
         }
@@ -401,7 +402,7 @@ impl Recovery {
                 };
                 self.snapshots.push(FoundSnapshot { zxid, header });
             }
-            FileName::Epochs | FileName::Spare(_) | FileName::Unfinished | FileName::Other => {}
+            FileName::Epochs | FileName::Spare(_) | FileName::Unfinished(_) | FileName::Other => {}
         }
         Ok(())
     }
@@ -815,9 +816,7 @@ impl Recovery {
             segments.iter().any(|segment| segment.header.seq == seq)
                 || next.is_some_and(|next| next.seq == seq)
         };
-        // Damaged files are left for whoever wants to look at them.
-        let void = if self.damage.is_some() { &[][..] } else { &self.segments[..] };
-        let void = void.iter().filter(|found| !used(found.seq));
+        let void = self.segments.iter().filter(|found| !used(found.seq));
         let len = |found: &FoundSegment| found.header.as_ref().map_or(0, |header| header.len);
         let void = void.map(|found| (found.seq, len(found))).collect();
         let headers = self.segments.iter().filter_map(|found| found.header.as_ref().ok());

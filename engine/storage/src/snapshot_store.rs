@@ -148,6 +148,16 @@ impl SnapshotWriter {
         self.complete = last;
     }
 
+    /// Whether no operation is under way.
+    pub(crate) fn is_resting(&self) -> bool {
+        matches!(self.step, Step::Rest)
+    }
+
+    /// Whether it is too late to give it up: it is getting its name.
+    pub(crate) fn is_being_named(&self) -> bool {
+        matches!(self.step, Step::Renaming | Step::SyncingDir)
+    }
+
     /// Gives up what is open; the caller removes the file.
     pub(crate) fn abandon(self, ops: &mut Ops) {
         for file in self.file.into_iter().chain(self.check.map(|check| check.file)) {

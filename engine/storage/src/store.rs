@@ -7,172 +7,31 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use quorate_proto::{Durable, Epoch, HistoryIndex, ServerId, Zxid};
+use quorate_proto::{Durable, Epoch, HistoryIndex, Zxid};
 use quorate_wire::Frame;
 
-use crate::disk::{
-    BLOCK_SIZE, DiskDone, DiskError, DiskOp, DiskOutput, FileId, Listing, OpId, OpenMode,
-};
+use crate::config::StoreConfig;
+use crate::disk::{DiskDone, DiskError, DiskOp, DiskOutput, FileId, Listing, OpId, OpenMode};
 use crate::epochs::{EpochsFile, EpochsRecord, Identity};
 use crate::error::{NotHeld, Reason, StoreError};
+use crate::event::{Recovered, StoreEvent};
 use crate::log::{Log, LogEvent, LogLimits, Segment};
 use crate::name;
 use crate::ops::{Ops, Owner};
 use crate::record::{RECORD_HEADER_LEN, RecordHeader};
 use crate::recovery::{Outcome, Recovery, Resume};
 use crate::retention::{Chore, KeptSnapshot, Retention, log_needed_after, take_surplus};
-use crate::segment::{Origin, SegmentHeader, block_len};
+use crate::segment::{Origin, SegmentHeader};
 use crate::snapshot::{SnapshotHeader, SnapshotKind};
-use crate::snapshot_store::{Gate, Progress, SnapshotWriter, chunk_fits};
+use crate::snapshot_store::{Gate, Progress, SnapshotWriter};
 use crate::stream::{StreamId, StreamLimits, Streams};
 use crate::supply::{MadeSegment, Pressure, SegmentSupply};
 
 /// So many batches may pass before a piece of background work gets its turn under load.
 const BATCHES_PER_PIECE: u32 = 8;
-
-/// What a store is made with. The defaults fit a server; tests make everything small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// This server; a directory of another one is refused (R41).
-    pub sid: ServerId,
-    /// The ensemble; a directory of another one is refused.
-    pub cluster_id: u64,
-    /// The length of a log segment in bytes, a multiple of [`BLOCK_SIZE`].
-    pub segment_len: u64,
-    /// How many snapshots are kept, at least two.
-    pub snapshots_retained: usize,
-    /// How many bytes of records one batch may have; a longer record makes a batch of its own.
-    pub batch_len_max: usize,
-    /// How many durable writes of the log may be in flight at once, 1 to 4.
-    pub writes_max: usize,
-    /// The longest body of a record in bytes.
-    pub body_len_max: u32,
-    /// The longest chunk of a snapshot in bytes.
-    pub chunk_len_max: usize,
-    /// How much of a new segment is written with zeros at once, in bytes.
-    pub fill_len: u64,
-    /// How many files of old segments are kept for their next use.
-    pub spares_max: usize,
-    /// How many bytes one piece of a stream has, about.
-    pub stream_len: usize,
-}
-
-impl StoreConfig {
-    /// The defaults for a server of an ensemble.
-    pub const fn new(sid: ServerId, cluster_id: u64) -> Self {
-        Self {
-            sid,
-            cluster_id,
-            segment_len: 64 * 1024 * 1024,
-            snapshots_retained: 3,
-            batch_len_max: 1024 * 1024,
-            writes_max: 1,
-            body_len_max: 4 * 1024 * 1024,
-            chunk_len_max: 4 * 1024 * 1024,
-            fill_len: 128 * 1024,
-            spares_max: 2,
-            stream_len: 256 * 1024,
-        }
-    }
-
-    fn check(&self) {
-        let record = block_len(RECORD_HEADER_LEN as u64 + u64::from(self.body_len_max));
-        assert!(self.segment_len.is_multiple_of(BLOCK_SIZE as u64), "segment_len is not aligned");
-        assert!(self.segment_len >= BLOCK_SIZE as u64 + record, "a record must fit a segment");
-        assert!(self.segment_len <= u64::from(u32::MAX), "block lengths have 32 bits");
-        assert!((1..=4).contains(&self.writes_max), "writes_max is 1 to 4");
-        assert!(self.fill_len > 0 && self.fill_len.is_multiple_of(BLOCK_SIZE as u64));
-        assert!(chunk_fits(self.chunk_len_max), "a chunk must fit a read");
-        assert!(self.batch_len_max > 0 && self.stream_len > 0);
-    }
-}
-
-/// What a store tells its owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreEvent {
-    /// A chunk of the newest whole snapshot, as it was given; only while recovering.
-    SnapshotChunk {
-        /// The bytes.
-        bytes: Frame,
-        /// Whether it was the last one.
-        last: bool,
-    },
-    /// A record behind the snapshot, in order; only while recovering.
-    Record {
-        /// The transaction.
-        zxid: Zxid,
-        /// The frame.
-        frame: Frame,
-    },
-    /// Recovery is over; from now on the store takes appends and all else.
-    Recovered(Recovered),
-    /// The disk confirmed something.
-    Durable(Durable),
-    /// A piece of a stream, once for each [`Store::stream_next`].
-    StreamChunk {
-        /// The stream.
-        stream: StreamId,
-        /// Its next records, in order.
-        frames: Vec<Frame>,
-        /// Whether the stream is over; its id is forgotten then.
-        last: bool,
-    },
-    /// A snapshot of the own tree is durable and was read back.
-    SnapshotWritten {
-        /// Where it was cut.
-        zxid: Zxid,
-    },
-    /// A snapshot of the own tree could not be written, as on a full disk; the log goes on.
-    SnapshotFailed {
-        /// Where it was cut.
-        zxid: Zxid,
-        /// Why.
-        error: StoreError,
-    },
-    /// The store is at its end in this process (R3): stop the server.
-    Failed(StoreError),
-}
-
-/// What was found at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// The directory was empty: nothing was ever promised or logged here.
-    pub fresh: bool,
-    /// The promise not to follow lower epochs.
-    pub accepted_epoch: Epoch,
-    /// The epoch whose leader's initial history is held here.
-    pub current_epoch: Epoch,
-    /// The snapshot that was given, if there is one.
-    pub snapshot: Option<Zxid>,
-    /// What the log holds, the part before the snapshot included as far as it was read.
-    pub history: HistoryIndex,
-    /// How far the history is known to be committed.
-    pub committed_hint: Zxid,
-    /// Something is damaged or lost: this server may have forgotten what it confirmed, and must not
-    /// vote until a leader has synchronised it ([`Store::rebuilt`]).
-    pub quarantined: Option<StoreError>,
-    /// What the crash left at the end of the log.
-    pub tail: TailFault,
-}
-
-/// The end of the log after a crash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TailFault {
-    /// It ends with a whole batch.
-    Clean,
-    /// A batch that was never confirmed was cut off.
-    Torn {
-        /// The segment.
-        file: String,
-        /// Where.
-        offset: u64,
-        /// What is there.
-        reason: Reason,
-    },
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -210,6 +69,8 @@ pub struct Store {
     streams: Streams,
     retention: Retention,
     snapshot: Option<SnapshotWriter>,
+    /// Given up while an operation was under way, whose outcome decides what becomes of the file.
+    abandoned: Vec<SnapshotWriter>,
     /// The segment behind a received snapshot.
     restart: Option<MadeSegment>,
     restart_ordered: bool,
@@ -219,6 +80,8 @@ pub struct Store {
     generation: u32,
     log_floor: u64,
     batches: u32,
+    /// Segments of no use that are left for whoever wants to look at the damage.
+    withheld: Vec<(u64, u64)>,
 }
 
 impl Store {
@@ -241,6 +104,7 @@ impl Store {
             streams: Streams::new(limits),
             retention: Retention::default(),
             snapshot: None,
+            abandoned: Vec::new(),
             restart: None,
             restart_ordered: false,
             snapshots: Vec::new(),
@@ -249,6 +113,7 @@ impl Store {
             generation: 0,
             log_floor: 0,
             batches: 0,
+            withheld: Vec::new(),
         }
     }
 
@@ -269,14 +134,16 @@ impl Store {
         self.log_mut().append(zxid, frame);
     }
 
-    /// Cuts the log behind `to`; [`Durable::Truncated`] confirms it. What is appended after this
+    /// Cuts the log behind `to`; [`Durable::Truncated`] confirms it, also if nothing was behind it. What is appended after this
     /// call is written after that. Streams are cancelled.
     ///
     /// # Panics
     /// Before [`StoreEvent::Recovered`]; if `to` is not in [`Store::history`], or below a snapshot,
-    /// which holds committed transactions only (R20).
+    /// finished or under way, which holds committed transactions only (R20).
     pub fn truncate(&mut self, to: Zxid) {
-        let newest = self.newest_snapshot();
+        let own = self.snapshot.as_ref().map(SnapshotWriter::header);
+        let own = own.filter(|header| header.kind == SnapshotKind::Own).map(|header| header.zxid);
+        let newest = self.newest_snapshot().max(own);
         assert!(
             newest.is_none_or(|zxid| to >= zxid),
             "truncation to {to} below snapshot {newest:?}"
@@ -308,6 +175,9 @@ impl Store {
         if quarantined {
             self.want_epochs(accepted, current, false);
         }
+        for (seq, len) in core::mem::take(&mut self.withheld) {
+            self.retire_segment(seq, len);
+        }
     }
 
     /// How far the leader, or this server as leader, knows the history to be committed. Written
@@ -316,8 +186,7 @@ impl Store {
         self.log_mut().note_committed(zxid);
     }
 
-    /// Begins a snapshot at `zxid`. One of another kind [`SnapshotKind::Own`] that is under way is
-    /// given up. A received one changes nothing until its last chunk.
+    /// Begins a snapshot at `zxid`. An own one that is under way is given up. A received one changes nothing until its last chunk.
     ///
     /// # Panics
     /// Before [`StoreEvent::Recovered`]; if a received snapshot is under way; if an own one is
@@ -357,7 +226,8 @@ impl Store {
         }
     }
 
-    /// Gives up the snapshot that is under way, if any.
+    /// Gives up the snapshot that is under way, if any. An own one that is just getting its name
+    /// comes through nevertheless.
     ///
     /// # Panics
     /// If it is a received one whose last chunk was given: the history has changed.
@@ -365,8 +235,11 @@ impl Store {
         let Some(snapshot) = self.snapshot.take() else { return };
         let begun = snapshot.is_complete() && snapshot.header().kind == SnapshotKind::Installed;
         assert!(!begun, "a received snapshot is given up before its last chunk, or not at all");
-        self.retention.push(Chore::Remove(snapshot.path().to_string()));
-        snapshot.abandon(&mut self.ops);
+        if snapshot.is_resting() {
+            self.drop_snapshot(snapshot);
+        } else {
+            self.abandoned.push(snapshot);
+        }
     }
 
     /// Whether another chunk may be given; the producer waits otherwise.
@@ -444,7 +317,10 @@ impl Store {
 
     /// Whether nothing at all is under way, background work included.
     pub fn is_quiet(&self) -> bool {
-        self.is_idle() && self.snapshot.is_none() && self.retention.is_idle()
+        self.is_idle()
+            && self.snapshot.is_none()
+            && self.abandoned.is_empty()
+            && self.retention.is_idle()
     }
 
     /// The next thing to do on the disk.
@@ -640,8 +516,12 @@ impl Store {
             None => self.order_next(active.seq),
         }
         self.log = Some(log);
-        for (seq, len) in finishing.outcome.void {
-            self.retire_segment(seq, len);
+        if finishing.outcome.quarantined.is_some() {
+            self.withheld = finishing.outcome.void;
+        } else {
+            for (seq, len) in finishing.outcome.void {
+                self.retire_segment(seq, len);
+            }
         }
         for (number, usable) in finishing.outcome.spares {
             let path = name::spare(number);
@@ -651,7 +531,8 @@ impl Store {
                 self.retention.push(Chore::Remove(path));
             }
         }
-        for path in finishing.outcome.unfinished {
+        for (number, path) in finishing.outcome.unfinished {
+            self.next_snapshot = self.next_snapshot.max(number);
             self.retention.push(Chore::Remove(path));
         }
         self.events.push_back(StoreEvent::Recovered(Recovered {
@@ -784,6 +665,10 @@ impl Store {
 
     fn finish_snapshot(&mut self) {
         let snapshot = self.snapshot.take().expect("it just got its name");
+        self.keep_snapshot(&snapshot);
+    }
+
+    fn keep_snapshot(&mut self, snapshot: &SnapshotWriter) {
         let SnapshotHeader { zxid, kind, log_floor, .. } = *snapshot.header();
         self.snapshots.retain(|kept| kept.zxid != zxid);
         self.snapshots.push(KeptSnapshot { zxid, log_floor, whole: true });
@@ -810,10 +695,35 @@ impl Store {
             return Err(error);
         }
         let zxid = snapshot.header().zxid;
-        self.retention.push(Chore::Remove(snapshot.path().to_string()));
-        snapshot.abandon(&mut self.ops);
+        self.drop_snapshot(snapshot);
         self.events.push_back(StoreEvent::SnapshotFailed { zxid, error });
         Ok(())
+    }
+
+    /// The operation of a snapshot that was given up is over.
+    fn end_abandoned(&mut self, number: u64) {
+        let found = self.abandoned.iter().position(|snapshot| snapshot.number() == number);
+        let Some(found) = found else { return };
+        let mut snapshot = self.abandoned.swap_remove(found);
+        if !snapshot.is_being_named() {
+            self.drop_snapshot(snapshot);
+        } else if snapshot.handle_done(&mut self.ops, None) == Progress::Done {
+            self.keep_snapshot(&snapshot);
+        } else {
+            self.abandoned.push(snapshot);
+        }
+    }
+
+    fn fail_abandoned(&mut self, number: u64) {
+        if let Some(found) = self.abandoned.iter().position(|s| s.number() == number) {
+            let snapshot = self.abandoned.swap_remove(found);
+            self.drop_snapshot(snapshot);
+        }
+    }
+
+    fn drop_snapshot(&mut self, snapshot: SnapshotWriter) {
+        self.retention.push(Chore::Remove(snapshot.path().to_string()));
+        snapshot.abandon(&mut self.ops);
     }
 
     fn retire_surplus(&mut self) {
@@ -869,11 +779,12 @@ impl Store {
                 }
             }
             Owner::Snapshot(number) => {
-                // Of one that was given up nothing follows.
                 let ours = self.snapshot.as_mut().filter(|snapshot| snapshot.number() == number);
                 if let Some(snapshot) = ours {
                     let progress = snapshot.handle_done(&mut self.ops, bytes);
                     self.handle_progress(progress)?;
+                } else {
+                    self.end_abandoned(number);
                 }
             }
             Owner::Stream(stream) => self.streams.handle_done(stream, bytes)?,
@@ -919,7 +830,10 @@ impl Store {
             Owner::Retention => (self.retention.path(), 0),
             Owner::Snapshot(number) => {
                 let ours = self.snapshot.as_ref().filter(|snapshot| snapshot.number() == number);
-                let Some(snapshot) = ours else { return Ok(()) };
+                let Some(snapshot) = ours else {
+                    self.fail_abandoned(number);
+                    return Ok(());
+                };
                 let offset = snapshot.offset();
                 return self.lose_snapshot(offset, reason);
             }

@@ -14,6 +14,9 @@ use crate::name;
 use crate::ops::{Ops, Owner};
 use crate::segment::{Origin, SegmentHeader};
 
+/// How much is written with zeros at once while nobody else uses the disk, in bytes.
+const URGENT_FILL_LEN: u64 = 1024 * 1024;
+
 /// A segment whose header and name are durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MadeSegment {
@@ -159,8 +162,10 @@ impl SegmentSupply {
         // The first segment of a new directory is filled before anyone waits for a write.
         let fill = blank.filled < self.segment_len && (!urgent || header.origin == Origin::Fresh);
         if fill {
-            if urgent || pressure == Pressure::Room {
-                self.fill(ops);
+            if urgent {
+                self.fill(ops, self.fill_len.max(URGENT_FILL_LEN));
+            } else if pressure == Pressure::Room {
+                self.fill(ops, self.fill_len);
             }
         } else if !blank.synced && !urgent {
             ops.sync(Owner::Supply, blank.file);
@@ -244,9 +249,9 @@ impl SegmentSupply {
         self.blank = Some(BlankFile { file, path, filled: 0, synced: false });
     }
 
-    fn fill(&mut self, ops: &mut Ops) {
+    fn fill(&mut self, ops: &mut Ops, len: u64) {
         let blank = self.blank.as_ref().expect("the caller saw the file");
-        let to = self.segment_len.min(blank.filled + self.fill_len);
+        let to = self.segment_len.min(blank.filled + len);
         let len = (to - blank.filled) as usize;
         ops.write_zeros(Owner::Supply, blank.file, blank.filled, len);
         self.step = Step::Filling { to };

@@ -47,6 +47,8 @@ struct Model {
     accepted_asked: Epoch,
     /// Own snapshots that were confirmed.
     snapshots: Vec<Zxid>,
+    /// The newest snapshot that was asked for: nothing is cut off before it.
+    floor: Zxid,
 }
 
 impl Model {
@@ -169,7 +171,8 @@ impl Run {
             Ask::Truncate { back } => {
                 let (base, records) = self.model.after(self.model.changes.len());
                 let kept = records.len().saturating_sub(back);
-                let to = kept.checked_sub(1).map_or(base, |last| records[last]);
+                let to =
+                    kept.checked_sub(1).map_or(base, |last| records[last]).max(self.model.floor);
                 self.model.epoch += 1;
                 self.promise();
                 if self.steps_left > 0 {
@@ -180,6 +183,7 @@ impl Run {
             Ask::Promise => self.promise(),
             Ask::Snapshot => {
                 let zxid = self.rig.store.durable();
+                self.model.floor = zxid;
                 self.rig.store.begin_snapshot(zxid, SnapshotKind::Own);
                 self.chunks(zxid);
             }
@@ -193,6 +197,7 @@ impl Run {
                 let zxid = z(self.model.epoch, 100);
                 self.rig.store.begin_snapshot(zxid, SnapshotKind::Installed);
                 self.model.change(Change::Install(zxid));
+                self.model.floor = zxid;
                 self.chunks(zxid);
             }
             Ask::Settle => while self.step() {},
@@ -230,9 +235,8 @@ fn snapshot_of(zxid: Zxid) -> Vec<Frame> {
     ]
 }
 
-/// Recovers, compares with the model, goes on, and recovers again.
-fn check(model: &Model, config: StoreConfig, disk: FakeDisk, what: &str) {
-    let mut rig = Rig::open(config, disk);
+/// Recovers and compares with the model; gives how many of its changes are there.
+fn recover(model: &Model, rig: &mut Rig, what: &str) -> usize {
     rig.settle();
     assert_eq!(rig.failure(), None, "{what}");
     let recovered = rig.recovered();
@@ -247,19 +251,24 @@ fn check(model: &Model, config: StoreConfig, disk: FakeDisk, what: &str) {
     let newest = model.snapshots.iter().max().copied().unwrap_or_default();
     assert!(snapshot >= newest, "{what}: a snapshot is lost");
     let records = rig.records();
-    let fits = (model.confirmed..=model.changes.len()).any(|count| {
-        let (base, expected) = model.after(count);
+    let fits = (model.confirmed..=model.changes.len()).find(|count| {
+        let (base, expected) = model.after(*count);
         let end = expected.last().copied().unwrap_or(base);
         let expected: Vec<Zxid> = expected.into_iter().filter(|zxid| *zxid > snapshot).collect();
         snapshot >= base && records == expected && recovered.history.last() == end
     });
     let open = &model.changes[model.confirmed..];
     let (_, confirmed) = model.after(model.confirmed);
-    assert!(
-        fits,
-        "{what}: snapshot {snapshot}, records {records:?}, confirmed {confirmed:?}, then {open:?}"
-    );
+    fits.unwrap_or_else(|| {
+        panic!("{what}: snapshot {snapshot}, records {records:?}, confirmed {confirmed:?}, then {open:?}")
+    })
+}
 
+/// Recovers, compares with the model, goes on, and recovers again.
+fn check(model: &Model, config: StoreConfig, disk: FakeDisk, what: &str) {
+    let mut rig = Rig::open(config, disk);
+    recover(model, &mut rig, what);
+    let (recovered, records) = (rig.recovered(), rig.records());
     let last = recovered.history.last();
     let epoch = last.epoch().get().max(recovered.accepted_epoch.get()) + 1;
     rig.promise(epoch);
@@ -419,4 +428,65 @@ fn power_cuts_during_recovery_itself() {
             check(&run.model, config, disk, &format!("step {steps}, then {later}"));
         }
     }
+}
+
+fn random_ask(prng: &mut Prng) -> Ask {
+    let len = [10, 1000, 3000, 5900][prng.below(4)];
+    match prng.below(20) {
+        0..8 => Ask::Append { count: 1 + prng.below(6) as u32, len },
+        8..11 => Ask::Steps(prng.below(12)),
+        11..13 => Ask::Settle,
+        13..16 => Ask::Truncate { back: prng.below(6) },
+        16..19 => Ask::Snapshot,
+        _ => Ask::Install,
+    }
+}
+
+#[test]
+fn long_lives_with_many_power_cuts() {
+    for seed in 0..lives() {
+        let mut prng = Prng::new(seed);
+        let config = StoreConfig { writes_max: 1 + prng.below(4), ..small() };
+        let mut model = Model::default();
+        let mut disk = FakeDisk::default();
+        for life in 0..8 {
+            let what = format!("seed {seed}, life {life}");
+            let mut rig = Rig::open(config, disk);
+            let count = recover(&model, &mut rig, &what);
+            let recovered = rig.recovered();
+            model.changes.truncate(count);
+            model.confirmed = count;
+            model.accepted = recovered.accepted_epoch;
+            model.accepted_asked = recovered.accepted_epoch;
+            model.epoch = recovered.accepted_epoch.get() + 1;
+            model.floor = recovered.snapshot.unwrap_or_default();
+            rig.prng = (prng.below(2) == 0).then(|| Prng::new(prng.next()));
+            let seen = rig.events.len();
+            let steps_left = 20 + prng.below(300);
+            let mut run = Run { rig, model, seen, steps_left };
+            run.promise();
+            while run.steps_left > 0 {
+                let installing = run.rig.store.snapshot_under_way();
+                let mut ask = random_ask(&mut prng);
+                if matches!(ask, Ask::Snapshot | Ask::Install)
+                    && matches!(installing, Some((_, SnapshotKind::Installed)))
+                {
+                    ask = Ask::Settle;
+                }
+                run.ask(ask);
+                run.take_events();
+                if !matches!(ask, Ask::Steps(_) | Ask::Settle) {
+                    run.step();
+                }
+                run.steps_left = run.steps_left.saturating_sub(1);
+            }
+            disk = run.rig.disk.crash(seed * 100 + life);
+            model = run.model;
+        }
+    }
+}
+
+/// How many lives are tried; more with `STORAGE_LIVES` in the environment.
+fn lives() -> u64 {
+    std::env::var("STORAGE_LIVES").ok().and_then(|lives| lives.parse().ok()).unwrap_or(50)
 }
