@@ -309,32 +309,44 @@ pub fn verify(frame: &[u8]) -> Result<Opened<'_>, DecodeError> {
     let opened = open(frame)?;
     let header = Header::read(frame).ok_or(DecodeError::Truncated { what: "frame header" })?;
     let got = header.checksum.to_native();
-    let zeroed = Header { checksum: 0.into(), ..*header };
-    let computed = checksum(&zeroed.to_bytes(), opened.body);
+    let mut zeroed = [0; HEADER_LEN];
+    zeroed[..CHECKSUM_AT].copy_from_slice(&frame[..CHECKSUM_AT]);
+    let computed = crc32c::crc32c(&zeroed);
+    let computed = match opened.body {
+        [] => computed,
+        body => crc32c::crc32c_append(computed, body),
+    };
     if got == computed { Ok(opened) } else { Err(DecodeError::BadChecksum { got, computed }) }
 }
 
-/// A header for `body`, with its checksum, as bytes.
+/// Writes the header, with its checksum, into the first bytes of a frame whose body is there.
+///
+/// The header is composed in words of eight bytes: the checksum reads words, and a word that was
+/// stored in smaller pieces stalls the load. That this is [`Header`]'s layout is tested.
 ///
 /// # Panics
-/// If the body is longer than 4 GiB, far above every limit.
+/// If the frame is shorter than a header, or longer than 4 GiB, far above every limit.
 #[inline]
-pub(crate) fn seal(kind: Kind, zxid: Zxid, committed: Zxid, body: &[u8]) -> [u8; HEADER_LEN] {
-    let body_len = u32::try_from(body.len()).expect("a body is far below 4 GiB");
-    let header = Header {
-        magic: MAGIC,
-        version: VERSION,
-        kind: kind as u8,
-        body_len: body_len.into(),
-        zxid: zxid.as_u64().into(),
-        committed: committed.as_u64().into(),
-        checksum: 0.into(),
-        reserved: 0.into(),
-    };
-    let mut bytes = header.to_bytes();
-    let sum = checksum(&bytes, body);
-    bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&sum.to_le_bytes());
-    bytes
+pub(crate) fn seal(kind: Kind, zxid: Zxid, committed: Zxid, frame: &mut [u8]) {
+    let body_len = u32::try_from(frame.len() - HEADER_LEN).expect("a body is far below 4 GiB");
+    let first = u64::from(u16::from_le_bytes(MAGIC))
+        | u64::from(VERSION) << 16
+        | u64::from(kind as u8) << 24
+        | u64::from(body_len) << 32;
+    frame[..8].copy_from_slice(&first.to_le_bytes());
+    frame[8..16].copy_from_slice(&zxid.as_u64().to_le_bytes());
+    frame[16..24].copy_from_slice(&committed.as_u64().to_le_bytes());
+    frame[24..32].fill(0);
+    let checksum = crc32c::crc32c(frame);
+    frame[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// A frame that is only its header.
+#[inline]
+pub(crate) fn seal_bare(kind: Kind, zxid: Zxid, committed: Zxid) -> [u8; HEADER_LEN] {
+    let mut frame = [0; HEADER_LEN];
+    seal(kind, zxid, committed, &mut frame);
+    frame
 }
 
 /// Appends a frame whose body `fill` appends.
@@ -349,8 +361,7 @@ pub(crate) fn encode_frame(
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_LEN]);
     fill(out);
-    let header = seal(kind, zxid, committed, &out[start + HEADER_LEN..]);
-    out[start..start + HEADER_LEN].copy_from_slice(&header);
+    seal(kind, zxid, committed, &mut out[start..]);
 }
 
 /// Reads a frame that must be of one kind, as connection set-up does.
@@ -366,12 +377,6 @@ pub(crate) fn open_kind<'a>(frame: &'a [u8], kind: Kind) -> Result<Opened<'a>, D
 /// The part of a frame behind its header and `fixed` more bytes, sharing the frame's buffer.
 pub(crate) fn payload(frame: &Frame, fixed: usize) -> Frame {
     frame.slice(HEADER_LEN + fixed..)
-}
-
-#[inline]
-fn checksum(zeroed_header: &[u8; HEADER_LEN], body: &[u8]) -> u32 {
-    let head = crc32c::crc32c(zeroed_header);
-    if body.is_empty() { head } else { crc32c::crc32c_append(head, body) }
 }
 
 #[cfg(test)]
@@ -394,10 +399,25 @@ mod tests {
         assert_eq!(core::mem::offset_of!(Header, checksum), CHECKSUM_AT);
         assert_eq!(core::mem::offset_of!(Header, reserved), 28);
         let committed = Zxid::new(Epoch::new(3), 4);
-        let header = seal(Kind::Proposal, ZXID, committed, b"hello");
+        let mut frame = [&[0xff; HEADER_LEN][..], b"hello"].concat();
+        seal(Kind::Proposal, ZXID, committed, &mut frame);
         let golden = hex("5172 01 02 05000000 0900000003000000 0400000003000000");
-        assert_eq!(header[..CHECKSUM_AT], golden);
-        assert_eq!(header[28..], [0; 4]);
+        assert_eq!(frame[..CHECKSUM_AT], golden);
+        assert_eq!(frame[28..], hex("00000000 68656c6c6f"));
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            kind: Kind::Proposal as u8,
+            body_len: 5.into(),
+            zxid: ZXID.as_u64().into(),
+            committed: committed.as_u64().into(),
+            checksum: 0.into(),
+            reserved: 0.into(),
+        };
+        // The checksum, computed the slow way over the struct with its field zero.
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header.to_bytes()), b"hello");
+        let header = Header { checksum: sum.into(), ..header };
+        assert_eq!(frame[..HEADER_LEN], header.to_bytes());
     }
 
     #[test]

@@ -340,7 +340,7 @@ const _: () = {
 /// A frame that is only its header.
 #[inline]
 fn bare(kind: Kind, zxid: Zxid, committed: Zxid, out: &mut BytesMut) {
-    out.extend_from_slice(&header::seal(kind, zxid, committed, &[]));
+    out.extend_from_slice(&header::seal_bare(kind, zxid, committed));
 }
 
 #[inline]
@@ -497,9 +497,9 @@ mod tests {
             let body = rng.bytes(40);
             let Ok(kind) = Kind::from_u8(kind) else { continue };
             let zxid = if rng.coin() { Zxid::ZERO } else { Zxid::from_u64(rng.next()) };
-            let mut bytes = header::seal(kind, zxid, Zxid::ZERO, &body).to_vec();
-            bytes.extend_from_slice(&body);
-            let frame = Frame::copy_from(&bytes);
+            let mut out = BytesMut::new();
+            encode(kind, zxid, &[], &body, &mut out);
+            let frame = Frame::new(out.freeze());
             for ok in [decode_to_leader(&frame).is_ok(), decode_to_learner(&frame).is_ok()] {
                 if ok { good += 1 } else { bad += 1 }
             }
@@ -580,9 +580,9 @@ mod tests {
     #[test]
     fn values_that_do_not_exist_are_refused() {
         let leader = |kind, zxid, committed, body: &[u8]| {
-            let mut bytes = header::seal(kind, zxid, committed, body).to_vec();
-            bytes.extend_from_slice(body);
-            decode_to_learner(&Frame::copy_from(&bytes))
+            let mut out = BytesMut::new();
+            encode_frame(kind, zxid, committed, &mut out, |out| out.extend_from_slice(body));
+            decode_to_learner(&Frame::new(out.freeze()))
         };
         let zero = Zxid::ZERO;
         let what = "boolean";

@@ -85,11 +85,8 @@ impl ProposalEncoder {
     /// If no proposal was begun, or its buffer was shortened to less than it held at first.
     #[inline]
     pub fn finish(&mut self) -> Frame {
-        let body = &self.block[HEADER_LEN..];
-        let body_len = body.len();
-        let header = seal(Kind::Proposal, self.zxid, self.committed, body);
-        self.block[..HEADER_LEN].copy_from_slice(&header);
-        self.body_seen[0] = self.body_seen[0].max(body_len);
+        seal(Kind::Proposal, self.zxid, self.committed, &mut self.block);
+        self.body_seen[0] = self.body_seen[0].max(self.block.len() - HEADER_LEN);
         self.outgrown = self.block.capacity() != self.room;
         Frame::new(self.block.split().freeze())
     }
@@ -175,6 +172,7 @@ mod tests {
     use quorate_proto::Epoch;
 
     use super::*;
+    use crate::native::header::seal_bare;
 
     fn zxid(counter: u32) -> Zxid {
         Zxid::new(Epoch::new(1), counter)
@@ -267,7 +265,7 @@ mod tests {
         let mut flipped = frame.to_vec();
         flipped[HEADER_LEN] ^= 1;
         assert!(matches!(verify_proposal(&flipped), Err(DecodeError::BadChecksum { .. })));
-        let ack = seal(Kind::Ack, zxid(3), Zxid::ZERO, &[]);
+        let ack = seal_bare(Kind::Ack, zxid(3), Zxid::ZERO);
         assert_eq!(verify_proposal(&ack), Err(DecodeError::UnknownKind { got: 3 }));
     }
 }
