@@ -421,6 +421,20 @@ mod tests {
     }
 
     #[test]
+    fn whole_frames_have_the_bytes_that_another_implementation_makes() {
+        let ack = "51720103 00000000 0700000002000000 0000000000000000 1545f977 00000000";
+        let zxid = Zxid::from_u64(0x2_0000_0007);
+        assert_eq!(seal_bare(Kind::Ack, zxid, Zxid::ZERO)[..], hex(ack));
+        let proposal = "51720102 05000000 0900000003000000 0400000003000000 ea63e86a 00000000
+            68656c6c6f";
+        let mut out = BytesMut::new();
+        encode_frame(Kind::Proposal, ZXID, Zxid::new(Epoch::new(3), 4), &mut out, |out| {
+            out.extend_from_slice(b"hello");
+        });
+        assert_eq!(out, hex(proposal));
+    }
+
+    #[test]
     fn what_is_written_field_by_field_is_what_is_read_in_place() {
         let bytes: Vec<u8> = (1..=32).collect();
         let header = Header::read(&bytes).unwrap();
