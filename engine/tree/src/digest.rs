@@ -56,15 +56,15 @@ mod tests {
     #[test]
     fn the_documented_sums_come_out() {
         let zero = StatPersisted::default();
-        let sum = |stats: &[(&[u8], Option<&[u8]>, StatPersisted)]| -> u64 {
-            let each = |(path, data, stat): &(&[u8], Option<&[u8]>, StatPersisted)| {
-                u64::from(node_digest(content_crc(path, *data), stat))
-            };
-            stats.iter().map(each).sum()
+        type Node = (&'static [u8], Option<&'static [u8]>, StatPersisted);
+        let sum = |nodes: &[Node]| -> u64 {
+            let each =
+                |(path, data, stat): &Node| u64::from(node_digest(content_crc(path, *data), stat));
+            nodes.iter().map(each).sum()
         };
         assert_eq!(sum(&[(b"", None, zero), (b"/zookeeper", None, zero)]), 0x51c6_d660);
         let zxid = Zxid::from_u64(0x1_0000_0002);
-        let time = 0x1_a208_dbc0_f3;
+        let time = 0x01a2_08db_c0f3;
         let root = StatPersisted { pzxid: zxid, cversion: 1, ..zero };
         let x = StatPersisted {
             czxid: zxid,
@@ -74,7 +74,7 @@ mod tests {
             mtime: time,
             ..zero
         };
-        let nodes: [(&[u8], Option<&[u8]>, _); 3] =
+        let nodes: [Node; 3] =
             [(b"", None, root), (b"/zookeeper", None, zero), (b"/x", Some(b"v"), x)];
         assert_eq!(sum(&nodes), 0x1_e793_212e);
     }

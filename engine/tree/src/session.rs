@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn session_ids_carry_server_and_time_and_never_repeat() {
         let mut ids = SessionIds::new(ServerId(1));
-        let ms = 0x1_a208_dbc0_f3;
+        let ms = 0x01a2_08db_c0f3;
         assert_eq!(ids.next(ms), SessionId(0x01a2_08db_c0f3_0000), "low 40 bits of the time");
         let mut seen = BTreeSet::new();
         for step in 0..200_000i64 {

@@ -43,7 +43,7 @@ impl<T> Slab<T> {
         }
         let index = self.bound;
         assert!(index < u32::MAX, "a slab is full");
-        if index as usize % CHUNK == 0 {
+        if (index as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         let chunk = self.chunks.last_mut().expect("a chunk was made for this slot");
