@@ -185,8 +185,7 @@ impl Prep {
     fn create_session<'a>(&mut self, asked: &Asked<'_>, timeout_ms: i32) -> Txn<'a> {
         // Only a server's clock that was set back can make an id twice; two clients must not share
         // a session then.
-        let known = self.sessions.contains_key(&asked.session)
-            || asked.tree.session_timeout_ms(asked.session).is_some();
+        let known = self.session_is_open(asked.tree, asked.session);
         if known || asked.session == SessionId(0) {
             return Txn::Error(ErrorCode::SessionExpired);
         }
@@ -274,7 +273,7 @@ impl Prep {
         let parent_path = parent_of(path)?;
         let acl = acl::stored(acl, ids)?;
         let parent_hash = tree.hash(parent_path);
-        let parent_place = self.overlay.locate(tree, parent_hash, parent_path);
+        let parent_place = self.locate_parent(tree, parent_hash, parent_path);
         let parent = self.view(tree, parent_place)?;
         permit(&parent, Permissions::CREATE, ids)?;
         let (cversion, in_ephemeral) = (parent.stat.cversion, parent.is_ephemeral());
@@ -350,7 +349,7 @@ impl Prep {
         if path == b"/" || SYSTEM_NODES.contains(&path) {
             return Err(ErrorCode::BadArguments);
         }
-        let parent_place = self.overlay.locate(tree, tree.hash(parent_path), parent_path);
+        let parent_place = self.locate_parent(tree, tree.hash(parent_path), parent_path);
         permit(&self.view(tree, parent_place)?, Permissions::DELETE, ids)?;
         let hash = tree.hash(path);
         let place = self.overlay.locate(tree, hash, path);
@@ -441,6 +440,12 @@ impl Prep {
         permit(&node, Permissions::READ, ids)?;
         let version = next_version(version, node.stat.version)?;
         Ok(Txn::Check { path, version })
+    }
+
+    /// The text `/` before a last slash (`//a`) names nothing: as a parent the root is only ever the
+    /// empty text before a first slash.
+    fn locate_parent(&self, tree: &DataTree, hash: u32, path: &[u8]) -> Place {
+        if path == b"/" { Place::Nowhere } else { self.overlay.locate(tree, hash, path) }
     }
 
     fn view<'v>(&'v self, tree: &'v DataTree, place: Place) -> Result<View<'v>, ErrorCode> {
