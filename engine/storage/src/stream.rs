@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use quorate_proto::Zxid;
 use quorate_wire::Frame;
 
-use crate::disk::{FileId, OpenMode};
+use crate::disk::{BLOCK_SIZE, FileId, OpenMode};
 use crate::error::{Reason, StoreError};
 use crate::log::{Log, Segment};
 use crate::name;
@@ -248,7 +248,8 @@ impl Stream {
                 Parsed::More { offset, len } => {
                     // Never beyond the durable end: what is read there now is written later.
                     let end = segment.end.max(offset + len as u64);
-                    let len = (limits.piece_len as u64).min(end - offset).max(len as u64) as usize;
+                    let piece = limits.piece_len.next_multiple_of(BLOCK_SIZE) as u64;
+                    let len = piece.min(end - offset).max(len as u64) as usize;
                     ops.read(Owner::Stream(self.id), open.file, offset, len);
                     self.step = Step::Reading { at: offset, len };
                     return Ok(());

@@ -4,7 +4,7 @@ mod rig;
 
 use quorate_proto::{Durable, Epoch};
 use quorate_storage::disk::BLOCK_SIZE;
-use quorate_storage::{Reason, SnapshotKind, TailFault};
+use quorate_storage::{Reason, SnapshotKind, StoreConfig, TailFault};
 use rig::{FakeDisk, Rig, small, z};
 
 #[test]
@@ -179,6 +179,31 @@ fn a_lost_tail_that_the_epochs_remember_is_a_loss() {
     let (_, recovered) = Rig::start(small(), disk);
     let reason = recovered.quarantined.expect("the loss is noticed").reason;
     assert_eq!(reason, Reason::Lost { durable: z(1, 5), last: z(1, 3) });
+}
+
+#[test]
+fn the_watermark_tells_a_lost_block_from_one_that_was_under_way() {
+    let config = StoreConfig { writes_max: 4, ..small() };
+    let (mut rig, _) = Rig::start(config, FakeDisk::default());
+    rig.promise(1);
+    rig.append_each(1, 1..=5, 100);
+    let mut disk = rig.disk.restart();
+    let log = disk.names("log.")[0].clone();
+    disk.bytes(&log)[4 * BLOCK_SIZE] ^= 1;
+    let (_, recovered) = Rig::start(config, disk);
+    let reason = recovered.quarantined.expect("block 5 says that record 4 was durable").reason;
+    assert_eq!(reason, Reason::Lost { durable: z(1, 4), last: z(1, 3) });
+}
+
+#[test]
+fn epochs_are_never_written_over_the_newest_slot() {
+    let (mut rig, _) = Rig::start(small(), FakeDisk::default());
+    for epoch in 1..=4_u32 {
+        rig.promise(epoch);
+        let bytes = rig.disk.bytes("epochs");
+        let accepted = [40, BLOCK_SIZE + 40].map(|at| bytes[at]);
+        assert!(accepted.contains(&(epoch as u8)) && accepted.contains(&(epoch as u8 - 1)));
+    }
 }
 
 #[test]

@@ -44,6 +44,10 @@ fn two_snapshots() -> Rig {
     rig
 }
 
+fn is_batch(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Write { sync: true, .. })
+}
+
 fn snapshot_name(zxid: Zxid) -> String {
     format!("snapshot.{:016x}", zxid.as_u64())
 }
@@ -86,6 +90,102 @@ fn an_unreadable_snapshot_that_the_log_does_not_reach_is_damage() {
     let (_, recovered) = Rig::start(small(), disk);
     assert!(recovered.quarantined.is_some());
     assert_eq!(recovered.snapshot, Some(z(2, 5)));
+}
+
+#[test]
+fn a_log_that_ends_before_an_unreadable_snapshot_is_damage() {
+    let mut disk = two_snapshots().disk.restart();
+    disk.bytes(&snapshot_name(z(1, 10)))[BLOCK_SIZE + 100] ^= 1;
+    let second = disk.names("log.")[1].clone();
+    disk.bytes(&second)[BLOCK_SIZE..].fill(0);
+    let (_, recovered) = Rig::start(small(), disk);
+    assert_eq!((recovered.snapshot, recovered.history.last()), (Some(z(1, 5)), z(1, 7)));
+    let damage = recovered.quarantined.expect("what the snapshot held is lost");
+    assert_eq!(damage.file, snapshot_name(z(1, 10)));
+}
+
+#[test]
+fn a_log_without_the_received_snapshot_before_it_is_damage_until_rebuilt() {
+    let mut rig = two_snapshots();
+    rig.promise(3);
+    install(&mut rig, z(3, 7));
+    rig.append(z(3, 8), 100);
+    rig.settle();
+    let mut disk = rig.disk.restart();
+    disk.remove(&snapshot_name(z(3, 7)));
+    let (rig, recovered) = Rig::start(small(), disk);
+    assert!(recovered.quarantined.is_some());
+    assert_eq!(recovered.snapshot, Some(z(1, 10)), "the old state is what is left");
+    let (mut rig, recovered) = Rig::start(small(), rig.disk.restart());
+    assert!(recovered.quarantined.is_some());
+    install(&mut rig, z(3, 9));
+    rig.settle();
+    rig.store.rebuilt();
+    rig.settle();
+    let (rig, recovered) = Rig::start(small(), rig.disk.restart());
+    assert_eq!((recovered.quarantined, recovered.snapshot), (None, Some(z(3, 9))));
+    assert_eq!(rig.records(), []);
+}
+
+#[test]
+fn a_received_snapshot_waits_for_what_the_old_log_has_under_way() {
+    let (mut rig, _) = Rig::start(small(), FakeDisk::default());
+    rig.promise(3);
+    rig.append_each(1, 1..=3, 100);
+    rig.append(z(1, 4), 100);
+    rig.disk.hold = Some(is_batch);
+    install(&mut rig, z(3, 1));
+    rig.settle();
+    assert!(!rig.disk.names("snapshot.").contains(&snapshot_name(z(3, 1))));
+    rig.events.clear();
+    rig.disk.hold = None;
+    rig.settle();
+    assert_eq!(rig.durables(), [Durable::Snapshot { zxid: z(3, 1) }]);
+}
+
+#[test]
+fn the_segment_before_a_still_empty_one_is_kept() {
+    let (mut rig, _) = Rig::start(small(), FakeDisk::default());
+    rig.promise(1);
+    rig.append_each(1, 1..=7, 3000);
+    // The next record opens the second segment, but the power goes before it is there.
+    rig.disk.hold = Some(is_batch);
+    rig.append(z(1, 8), 3000);
+    rig.poll();
+    rig.store.begin_snapshot(z(1, 7), SnapshotKind::Own);
+    rig.store.snapshot_chunk(chunk(z(1, 7)), true);
+    rig.settle();
+    assert!(rig.events.contains(&StoreEvent::SnapshotWritten { zxid: z(1, 7) }));
+    for seed in 0..20 {
+        let (_, recovered) = Rig::start(small(), rig.disk.clone().crash(seed));
+        assert_eq!(recovered.quarantined, None, "seed {seed}");
+        assert!(recovered.history.last() >= z(1, 7));
+    }
+}
+
+#[test]
+fn a_stream_does_not_take_what_was_blank_for_the_end() {
+    let config = StoreConfig { stream_len: 3 * BLOCK_SIZE, ..small() };
+    let (mut rig, _) = Rig::start(config, FakeDisk::default());
+    rig.promise(1);
+    rig.append_each(1, 1..=2, 3000);
+    rig.disk.hold = Some(is_batch);
+    for counter in 3..=6 {
+        rig.append(z(1, counter), 3000);
+    }
+    let stream = rig.store.stream(z(0, 0), z(1, 6)).expect("the range is held");
+    rig.store.stream_next(stream);
+    rig.settle();
+    rig.disk.hold = None;
+    rig.settle();
+    rig.store.stream_next(stream);
+    rig.settle();
+    assert_eq!(rig.failure(), None);
+    let counts = rig.events.iter().filter_map(|event| match event {
+        StoreEvent::StreamChunk { frames, last, .. } => Some((frames.len(), *last)),
+        _ => None,
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [(5, false), (1, true)]);
 }
 
 #[test]
@@ -211,15 +311,13 @@ fn a_received_snapshot_that_was_given_up_changes_nothing() {
 fn an_own_snapshot_waits_until_the_log_is_durable_as_far() {
     let (mut rig, _) = Rig::start(small(), FakeDisk::default());
     rig.promise(1);
+    rig.disk.hold = Some(is_batch);
     rig.append(z(1, 1), 100);
-    rig.poll();
-    // The write stays under way while the snapshot is written.
-    let held = rig.disk.step(None).expect("the batch");
     rig.store.begin_snapshot(z(1, 1), SnapshotKind::Own);
     rig.store.snapshot_chunk(chunk(z(1, 1)), true);
     rig.settle();
     assert!(!rig.disk.names("snapshot.").contains(&snapshot_name(z(1, 1))));
-    rig.store.handle_done(held);
+    rig.disk.hold = None;
     rig.settle();
     let written = StoreEvent::SnapshotWritten { zxid: z(1, 1) };
     assert!(rig.events.contains(&written));

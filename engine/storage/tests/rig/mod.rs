@@ -112,6 +112,8 @@ pub(crate) struct FakeDisk {
     queue: VecDeque<DiskOp>,
     /// Fails the operation for which this says so.
     pub(crate) refuse: Option<fn(&DiskOp) -> bool>,
+    /// Keeps the operations for which this says so from being done.
+    pub(crate) hold: Option<fn(&DiskOp) -> bool>,
     /// How many operations were done.
     pub(crate) done: usize,
     /// The largest write that was seen, in bytes.
@@ -162,6 +164,9 @@ impl FakeDisk {
         let file = file_of(&self.queue[at]);
         if file.is_some() {
             at = self.queue.iter().position(|op| file_of(op) == file).expect("it is there");
+        }
+        if let Some(hold) = self.hold {
+            at = self.queue.iter().position(|op| !hold(op))?;
         }
         let op = self.queue.remove(at).expect("it is there");
         self.done += 1;
@@ -236,7 +241,8 @@ impl FakeDisk {
                 id
             }
             DiskOp::Read { id, file, offset, len } => {
-                assert!(offset.is_multiple_of(BLOCK_SIZE as u64));
+                assert!(offset.is_multiple_of(BLOCK_SIZE as u64), "a direct read is aligned");
+                assert!(len.is_multiple_of(BLOCK_SIZE as u32), "a direct read is aligned");
                 let data = &self.inodes[self.open[&file]].data;
                 let start = data.len().min(offset as usize);
                 let end = data.len().min(offset as usize + len as usize);
@@ -416,11 +422,12 @@ impl Rig {
         if self.disk.waiting() == 0 {
             return false;
         }
+        let before = self.disk.done;
         if let Some(done) = self.disk.step(self.prng.as_mut()) {
             self.store.handle_done(done);
         }
         self.poll();
-        true
+        self.disk.done != before
     }
 
     /// Runs until nothing is left to do.
