@@ -5,6 +5,7 @@
 //! says what is wrong.
 
 use alloc::collections::VecDeque;
+use core::fmt;
 
 use crate::{Instant, ProtocolError, ServerId, Ticks, ToLeader, Zxid};
 
@@ -24,6 +25,18 @@ pub enum Overdue {
         /// What it has acknowledged.
         acked: Zxid,
     },
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Handshake => f.write_str("silent for longer than initLimit in the handshake"),
+            Self::Silent => f.write_str("silent for longer than syncLimit"),
+            Self::Unacknowledged { acked } => {
+                write!(f, "no acknowledgement after that of {acked} within syncLimit")
+            }
+        }
+    }
 }
 
 /// What a learner on this connection may say next, and what it has said.
@@ -227,11 +240,11 @@ impl LearnerHandler {
 
     /// Whether the learner should be given up.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
-        if now > self.silence_limit() {
+        if now >= self.silence_limit() {
             let handshake = self.phase != Phase::Serving;
             return Some(if handshake { Overdue::Handshake } else { Overdue::Silent });
         }
-        let late = self.ack_limit().is_some_and(|at| now > at);
+        let late = self.ack_limit().is_some_and(|at| now >= at);
         late.then_some(Overdue::Unacknowledged { acked: self.acked })
     }
 

@@ -9,7 +9,7 @@
 //! of seconds (R29). A role that was taken is announced to everybody, so that stragglers and
 //! observers need not ask. A server that finds a leader may count itself as its follower, so that a
 //! lone follower which was restarted need not wait until its leader has given up; if that leader
-//! turns out to be unreachable, it does not count itself a second time.
+//! turns out to be unreachable or refuses, it is left alone for a while (no reconnect storms, R46).
 
 mod vote;
 
@@ -72,7 +72,8 @@ pub struct Election {
     /// The logical clock: grows with each search and follows higher ones.
     round: u64,
     stage: Stage,
-    /// The leader that was found by counting ourselves and never brought us level.
+    /// The leader of the last term, if it never brought us level: not followed again before the
+    /// first repetition of our vote, and not on the ground of our own voice for longer.
     shunned: Option<ServerId>,
     effects: VecDeque<ElectionEffect>,
 }
@@ -435,8 +436,12 @@ impl Election {
                 .filter(|(_, said)| said.is_some_and(|said| said.vote.leader == leader))
                 .map(|(voter, _)| VoterIndex(voter as u8))
                 .collect();
+            let shunned = self.shunned == Some(leader);
+            if shunned && looking.interval == self.config.notification_interval_min {
+                return false;
+            }
             if let Some(myself) = myself
-                && self.shunned != Some(leader)
+                && !shunned
             {
                 set.insert(myself);
             }

@@ -105,6 +105,13 @@ pub enum ResignReason {
         /// The follower.
         sid: ServerId,
     },
+    /// A voter has promised a later epoch; the next one will be above it.
+    EpochPassed {
+        /// The voter.
+        sid: ServerId,
+        /// The epoch that it has promised.
+        epoch: Epoch,
+    },
     /// The zxid counter of this epoch is used up (ZOOKEEPER-1277).
     CounterExhausted,
     /// There is no epoch after [`Epoch::MAX`].
@@ -118,6 +125,9 @@ impl fmt::Display for ResignReason {
             Self::QuorumSilent => f.write_str("no quorum was heard of within syncLimit"),
             Self::Paused { gap } => write!(f, "this server stood still for {gap:?}"),
             Self::HistoryAhead { sid } => write!(f, "server {sid} has a newer history"),
+            Self::EpochPassed { sid, epoch } => {
+                write!(f, "server {sid} has promised the later epoch {epoch}")
+            }
             Self::CounterExhausted => f.write_str("the zxid counter of this epoch is used up"),
             Self::EpochsExhausted => f.write_str("there is no epoch left"),
         }

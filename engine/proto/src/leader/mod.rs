@@ -218,8 +218,7 @@ impl<P: Clone> Leader<P> {
     ///
     /// # Errors
     /// A follower that is no voter, an observer that the configuration does not know, this server's
-    /// own id (R41), an accepted epoch above the open one (it can join the next term only) or
-    /// implausibly far ahead (R25).
+    /// own id (R41), or an accepted epoch that is implausibly far ahead (R25).
     pub fn handle_joined(
         &mut self,
         now: Instant,
@@ -250,10 +249,9 @@ impl<P: Clone> Leader<P> {
             | Stage::Promising(_)
             | Stage::Synchronization(_)
             | Stage::Broadcast
-                if accepted_epoch > self.epoch =>
+                if accepted_epoch > self.epoch && voter.is_some() =>
             {
-                let accepted = accepted_epoch;
-                return Err(ProtocolError::StaleEpoch { accepted, got: self.epoch });
+                return self.make_way(sid, accepted_epoch);
             }
             Stage::Opening(_) => {}
             Stage::Promising(_) | Stage::Synchronization(_) | Stage::Broadcast => {
@@ -264,6 +262,20 @@ impl<P: Clone> Leader<P> {
         self.seats.push(Seat { sid, role, voter, accepted_epoch, stage });
         self.hear(now, voter);
         self.try_open(now);
+        Ok(())
+    }
+
+    /// A voter that has promised a later epoch, to a candidate that never led, can not follow this
+    /// one. In ZooKeeper it stays out until the next election, and so does the fault that it should
+    /// help to survive. Here the leader accepts that epoch and resigns, so that the next one is
+    /// above it.
+    fn make_way(&mut self, sid: ServerId, epoch: Epoch) -> Result<(), ProtocolError> {
+        let limit = plausible_limit(self.epoch);
+        if epoch > limit {
+            return Err(ProtocolError::ImplausibleEpoch { got: epoch, limit });
+        }
+        self.effects.push_back(LeaderEffect::PersistAcceptedEpoch(epoch));
+        self.resign(ResignReason::EpochPassed { sid, epoch });
         Ok(())
     }
 
@@ -580,7 +592,7 @@ impl<P: Clone> Leader<P> {
         let established = matches!(self.stage, Stage::Broadcast);
         if established && gap > self.ticks.sync_time() {
             self.resign(ResignReason::Paused { gap });
-        } else if now > limit {
+        } else if now >= limit {
             self.resign(if established {
                 ResignReason::QuorumSilent
             } else {
@@ -640,8 +652,8 @@ impl<P: Clone> Leader<P> {
             let twice = self.seats[at + 1..].iter().any(|other| other.sid == seat.sid);
             assert!(!twice, "server {} sits twice", seat.sid);
             assert!(seat.acked() <= self.history.last(), "acknowledged beyond proposed");
-            let joining = matches!(self.stage, Stage::Joining(_));
-            assert!(joining || seat.accepted_epoch <= self.epoch, "a promise to a later epoch");
+            let promised = seat.voter.is_some() && !matches!(self.stage, Stage::Joining(_));
+            assert!(!promised || seat.accepted_epoch <= self.epoch, "a promise to a later epoch");
         }
     }
 

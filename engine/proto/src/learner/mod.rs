@@ -60,6 +60,8 @@ pub struct Learner<P> {
     stage: Stage,
     accepted_epoch: Epoch,
     current_epoch: Epoch,
+    /// The leader's epoch, once it is known: the accepted one, or a lower one for observers.
+    epoch: Epoch,
     /// What was received, in order; the log holds a prefix of it.
     history: HistoryIndex,
     log: LogPosition,
@@ -141,6 +143,7 @@ impl<P> Learner<P> {
             stage: Stage::Connecting,
             accepted_epoch: start.accepted_epoch,
             current_epoch: start.current_epoch,
+            epoch: start.accepted_epoch,
             log: LogPosition { durable: start.durable, truncating: None, installing: None },
             // The floor is a snapshot's zxid, and snapshots hold only what is committed (R11).
             committed: start.committed.max(start.history.floor()),
@@ -162,9 +165,9 @@ impl<P> Learner<P> {
         self.wants_snapshot = true;
     }
 
-    /// The leader's epoch once it is accepted; before that the accepted one.
+    /// The leader's epoch once it is known; before that the accepted one.
     pub const fn epoch(&self) -> Epoch {
-        self.accepted_epoch
+        self.epoch
     }
 
     /// What is known to be committed.
@@ -289,7 +292,7 @@ impl<P> Learner<P> {
             }
             Durable::CurrentEpoch(epoch) => {
                 if let Stage::Opening { base, through } = self.stage
-                    && epoch == self.accepted_epoch
+                    && epoch == self.epoch
                 {
                     self.current_epoch = epoch;
                     // The acknowledgement of NEWLEADER says all that the stream held.
@@ -393,7 +396,7 @@ impl<P> Learner<P> {
             Stage::Streaming { .. } | Stage::Flushing { .. } => {}
             Stage::Opening { .. } => assert!(self.acked == Zxid::ZERO, "acknowledged too early"),
             Stage::Level { base } => assert!(self.log.holds(base), "level without its history"),
-            Stage::Serving => assert_eq!(self.current_epoch, self.accepted_epoch),
+            Stage::Serving => assert_eq!(self.current_epoch, self.epoch, "serves another epoch"),
         }
     }
 
@@ -404,14 +407,20 @@ impl<P> Learner<P> {
             return Err(self.out_of_phase("LEADERINFO"));
         }
         let accepted = self.accepted_epoch;
-        if epoch < accepted {
-            return Err(ProtocolError::StaleEpoch { accepted, got: epoch });
+        let bound = match self.role {
+            LearnerRole::Follower => accepted,
+            // Nobody counts an observer's promise, so it need not stay out of this term.
+            LearnerRole::Observer => self.current_epoch,
+        };
+        if epoch < bound {
+            return Err(ProtocolError::StaleEpoch { accepted: bound, got: epoch });
         }
         let limit = plausible_limit(accepted);
         if epoch > limit {
             return Err(ProtocolError::ImplausibleEpoch { got: epoch, limit });
         }
-        if epoch == accepted {
+        self.epoch = epoch;
+        if epoch <= accepted {
             // Promised before, perhaps to another connection: it may synchronise, not count.
             self.send_ack_epoch(None);
         } else {
@@ -497,7 +506,7 @@ impl<P> Learner<P> {
             self.ignore_contained_in_snapshot();
             return Ok(());
         }
-        if !zxid.follows(after) || zxid.epoch() > self.accepted_epoch {
+        if !zxid.follows(after) || zxid.epoch() > self.epoch {
             return Err(ProtocolError::Gap { after, got: zxid });
         }
         self.history.append(zxid);
@@ -509,8 +518,8 @@ impl<P> Learner<P> {
         let Stage::Streaming { base, after_snapshot: _ } = self.stage else {
             return Err(self.out_of_phase("NEWLEADER"));
         };
-        if zxid != self.accepted_epoch.start() {
-            let (accepted, got) = (self.accepted_epoch, zxid.epoch());
+        if zxid != self.epoch.start() {
+            let (accepted, got) = (self.epoch, zxid.epoch());
             return Err(ProtocolError::StaleEpoch { accepted, got });
         }
         let (through, committed) = (self.history.last(), self.committed_before);
@@ -529,7 +538,7 @@ impl<P> Learner<P> {
             && self.log.holds(through)
         {
             self.stage = Stage::Opening { base, through };
-            self.effects.push_back(LearnerEffect::PersistCurrentEpoch(self.accepted_epoch));
+            self.effects.push_back(LearnerEffect::PersistCurrentEpoch(self.epoch));
         }
     }
 
@@ -546,7 +555,7 @@ impl<P> Learner<P> {
         }
         self.stage = Stage::Serving;
         self.announced = self.committed;
-        let (epoch, committed) = (self.accepted_epoch, self.committed);
+        let (epoch, committed) = (self.epoch, self.committed);
         self.effects.push_back(LearnerEffect::Serve { epoch, committed });
         Ok(())
     }
@@ -598,7 +607,7 @@ impl<P> Learner<P> {
             LearnerRole::Observer => false,
         };
         let durable = self.log.durable;
-        let news = durable > self.acked && durable > self.accepted_epoch.start();
+        let news = durable > self.acked && durable > self.epoch.start();
         (acknowledges && news).then_some(durable)
     }
 
