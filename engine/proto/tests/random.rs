@@ -50,8 +50,8 @@ fn fault(ensemble: &mut Ensemble, lcg: &mut Lcg, done: &mut Done, rate: usize) {
     if ensemble.is_up(sid) {
         if lcg.one_in(rate * 4) {
             done.crashes += 1;
-            let written = lcg.below(4);
-            ensemble.crash(sid, written);
+            let (log_written, epochs_written) = (lcg.below(4), lcg.below(2));
+            ensemble.crash(sid, log_written, epochs_written);
         }
     } else if lcg.one_in(rate) {
         ensemble.start(sid);

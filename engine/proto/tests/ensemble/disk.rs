@@ -17,6 +17,13 @@ enum Op {
     Chunk(Vec<(Zxid, String)>, bool),
 }
 
+/// A file of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum File {
+    Log,
+    Epochs,
+}
+
 /// What survives, and what is still on its way.
 #[derive(Debug, Default)]
 pub struct Disk {
@@ -27,7 +34,10 @@ pub struct Disk {
     /// The whole history, what the snapshot holds included.
     pub history: Vec<(Zxid, String)>,
     staged: Option<Staged>,
-    pending: VecDeque<Op>,
+    /// The log's and the snapshot's operations, in order.
+    log: VecDeque<Op>,
+    /// The epochs are another file: nothing orders them against the log.
+    epochs: VecDeque<Op>,
     pub held: bool,
 }
 
@@ -50,47 +60,50 @@ impl Disk {
         index
     }
 
-    /// Whether it would finish something if it were let.
-    pub fn is_busy(&self) -> bool {
-        !self.held && self.is_pending()
+    /// Whether a file would finish something if it were let.
+    pub fn is_busy(&self, file: File) -> bool {
+        !self.held
+            && match file {
+                File::Log => !self.log.is_empty(),
+                File::Epochs => !self.epochs.is_empty(),
+            }
     }
 
     pub fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
-    pub fn pending(&self) -> usize {
-        self.pending.len()
+        !self.log.is_empty() || !self.epochs.is_empty()
     }
 
     pub fn write_accepted(&mut self, epoch: Epoch) {
-        self.pending.push_back(Op::Accepted(epoch));
+        self.epochs.push_back(Op::Accepted(epoch));
     }
 
     pub fn write_current(&mut self, epoch: Epoch) {
-        self.pending.push_back(Op::Current(epoch));
+        self.epochs.push_back(Op::Current(epoch));
     }
 
     pub fn append(&mut self, zxid: Zxid, txn: String) {
-        self.pending.push_back(Op::Append(zxid, txn));
+        self.log.push_back(Op::Append(zxid, txn));
     }
 
     pub fn truncate(&mut self, to: Zxid) {
-        self.pending.push_back(Op::Truncate(to));
+        self.log.push_back(Op::Truncate(to));
     }
 
     pub fn begin_snapshot(&mut self, zxid: Zxid) {
-        self.pending.push_back(Op::BeginSnapshot(zxid));
+        self.log.push_back(Op::BeginSnapshot(zxid));
     }
 
     pub fn snapshot_chunk(&mut self, txns: Vec<(Zxid, String)>, last: bool) {
-        self.pending.push_back(Op::Chunk(txns, last));
+        self.log.push_back(Op::Chunk(txns, last));
     }
 
-    /// Finishes everything that is queued; one confirmation covers a run of appends.
-    pub fn finish(&mut self) -> Vec<Durable> {
+    /// Finishes everything that is queued for a file; one confirmation covers a run of appends.
+    pub fn finish(&mut self, file: File) -> Vec<Durable> {
         let mut done: Vec<Durable> = Vec::new();
-        while let Some(op) = self.pending.pop_front() {
+        while let Some(op) = match file {
+            File::Log => self.log.pop_front(),
+            File::Epochs => self.epochs.pop_front(),
+        } {
             let durable = self.write(op);
             if let (Some(Durable::Log { .. }), Some(Durable::Log { .. })) = (done.last(), durable) {
                 done.pop();
@@ -101,13 +114,19 @@ impl Disk {
     }
 
     /// Some of what was queued reaches the medium, and nobody is told.
-    pub fn crash(&mut self, written: usize) {
-        for _ in 0..written {
-            if let Some(op) = self.pending.pop_front() {
+    pub fn crash(&mut self, log_written: usize, epochs_written: usize) {
+        for _ in 0..log_written {
+            if let Some(op) = self.log.pop_front() {
                 self.write(op);
             }
         }
-        self.pending.clear();
+        for _ in 0..epochs_written {
+            if let Some(op) = self.epochs.pop_front() {
+                self.write(op);
+            }
+        }
+        self.log.clear();
+        self.epochs.clear();
         self.recover();
         self.held = false;
     }

@@ -3,6 +3,12 @@
 //!
 //! Opens no socket and reads no clock. What happens next is chosen by whoever drives it: round
 //! robin by the scripts, a seed by the random runs.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test crate uses a part of this module"
+)]
 
 mod disk;
 mod node;
@@ -11,8 +17,10 @@ mod oracle;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use disk::Disk;
+pub use disk::{Disk, File};
 pub use oracle::Oracle;
+
+pub use node::{parse_chunk, parse_zxid};
 
 use node::{Link, Node, Role};
 use quorate_proto::election::{Election, ElectionConfig, ElectionEffect, Notification, PeerState};
@@ -20,9 +28,7 @@ use quorate_proto::leader::{Leader, LeaderEffect, LeaderPhase, LeaderStart, Lear
 use quorate_proto::learner::{Learner, LearnerEffect, LearnerStart};
 use quorate_proto::learner_handler::LearnerHandler;
 use quorate_proto::quorum::Membership;
-use quorate_proto::{
-    Durable, Epoch, HistoryIndex, Instant, ServerId, SyncPlan, Ticks, ToLeader, ToLearner, Zxid,
-};
+use quorate_proto::{Instant, ServerId, SyncPlan, Ticks, ToLeader, ToLearner, Zxid};
 
 /// Pause between two attempts to reach a leader that does not listen yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
@@ -52,8 +58,8 @@ pub enum Step {
     ToLeader { learner: ServerId },
     /// A packet arrives at this learner.
     ToLearner { learner: ServerId },
-    /// A server's disk finishes what it is doing.
-    Disk { server: ServerId },
+    /// A server's disk finishes what it is doing to a file.
+    Disk { server: ServerId, file: File },
 }
 
 pub struct Ensemble {
@@ -160,13 +166,13 @@ impl Ensemble {
         }
     }
 
-    /// Stops a server; `written` of its pending disk operations reach the disk all the same.
-    pub fn crash(&mut self, sid: ServerId, written: usize) {
+    /// Stops a server; some of its pending disk operations reach the disk all the same.
+    pub fn crash(&mut self, sid: ServerId, log_written: usize, epochs_written: usize) {
         self.drop_conns(|learner, conn| learner == sid || conn.leader == sid, Some(sid));
         self.notifications.retain(|(from, to), _| *from != sid && *to != sid);
         let node = self.nodes.get_mut(&sid).expect("a configured server");
         node.role = Role::Down;
-        node.disk.crash(written);
+        node.disk.crash(log_written, epochs_written);
     }
 
     pub fn cut(&mut self, a: ServerId, b: ServerId) {
@@ -241,8 +247,10 @@ impl Ensemble {
             }
         }
         for node in self.nodes.values() {
-            if node.disk.is_busy() {
-                steps.push(Step::Disk { server: node.sid });
+            for file in [File::Log, File::Epochs] {
+                if node.disk.is_busy(file) {
+                    steps.push(Step::Disk { server: node.sid, file });
+                }
             }
         }
         steps
@@ -261,7 +269,7 @@ impl Ensemble {
             }
             Step::ToLeader { learner } => self.deliver_to_leader(learner),
             Step::ToLearner { learner } => self.deliver_to_learner(learner),
-            Step::Disk { server } => self.finish_disk(server),
+            Step::Disk { server, file } => self.finish_disk(server, file),
         }
         self.check();
     }
@@ -514,10 +522,10 @@ impl Ensemble {
         }
     }
 
-    fn finish_disk(&mut self, sid: ServerId) {
+    fn finish_disk(&mut self, sid: ServerId, file: File) {
         let now = self.now;
         let node = self.nodes.get_mut(&sid).expect("a configured server");
-        for durable in node.disk.finish() {
+        for durable in node.disk.finish(file) {
             match &mut node.role {
                 Role::Leading(leader) => leader.handle_durable(now, durable),
                 Role::Learning(learner, _) => learner.handle_durable(now, durable),
@@ -611,7 +619,6 @@ impl Ensemble {
     }
 
     fn execute_leader(&mut self, sid: ServerId, effect: LeaderEffect<String>) {
-        let now = self.now;
         match effect {
             LeaderEffect::PersistAcceptedEpoch(epoch) => {
                 self.note(sid, "persists", &format!("accepted epoch {epoch}"));
@@ -680,7 +687,6 @@ impl Ensemble {
                 self.leave(sid, &reason.to_string());
             }
         }
-        let _ = now;
     }
 
     fn send_proposal(&mut self, learner: ServerId, zxid: Zxid, txn: &str) {
@@ -840,6 +846,15 @@ impl Ensemble {
             LearnerEffect::Revalidated { .. } | LearnerEffect::Synced { .. } => {}
             LearnerEffect::Leave(reason) => self.leave(sid, &reason.to_string()),
         }
+    }
+
+    pub fn say(&mut self, text: &str) {
+        self.trace.push(text.to_string());
+    }
+
+    pub fn print_state(&mut self) {
+        let lines = self.describe();
+        self.trace.extend(lines);
     }
 
     /// One line for each server.

@@ -8,6 +8,7 @@ use quorate_proto::{Epoch, Instant, ServerId, ToLearner, Zxid};
 use super::{Disk, z};
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per server")]
 pub enum Role {
     Down,
     /// Out of a role, until the disk has finished (S14).

@@ -61,7 +61,7 @@ impl Oracle {
                 }
             }
         }
-        let reached = memory.iter().take(count).last().map_or(Zxid::ZERO, |(zxid, _)| *zxid);
+        let reached = memory[..count].last().map_or(Zxid::ZERO, |(zxid, _)| *zxid);
         assert!(
             reached == through || through.counter() == 0,
             "server {sid} commits {through}, but holds only {reached}"
