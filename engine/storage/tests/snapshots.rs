@@ -45,7 +45,15 @@ fn two_snapshots() -> Rig {
 }
 
 fn is_batch(op: &DiskOp) -> bool {
-    matches!(op, DiskOp::Write { sync: true, .. })
+    matches!(op, DiskOp::Write { sync: true, offset, .. } if *offset > 0)
+}
+
+fn is_clean_up(op: &DiskOp) -> bool {
+    match op {
+        DiskOp::Rename { from, .. } => from.starts_with("log."),
+        DiskOp::Remove { .. } => true,
+        _ => false,
+    }
 }
 
 fn snapshot_name(zxid: Zxid) -> String {
@@ -108,6 +116,8 @@ fn a_log_that_ends_before_an_unreadable_snapshot_is_damage() {
 fn a_log_without_the_received_snapshot_before_it_is_damage_until_rebuilt() {
     let mut rig = two_snapshots();
     rig.promise(3);
+    // The old segments are still there when the server stops.
+    rig.disk.hold = Some(is_clean_up);
     install(&mut rig, z(3, 7));
     rig.append(z(3, 8), 100);
     rig.settle();
@@ -132,8 +142,9 @@ fn a_received_snapshot_waits_for_what_the_old_log_has_under_way() {
     let (mut rig, _) = Rig::start(small(), FakeDisk::default());
     rig.promise(3);
     rig.append_each(1, 1..=3, 100);
-    rig.append(z(1, 4), 100);
     rig.disk.hold = Some(is_batch);
+    rig.append(z(1, 4), 100);
+    rig.poll();
     install(&mut rig, z(3, 1));
     rig.settle();
     assert!(!rig.disk.names("snapshot.").contains(&snapshot_name(z(3, 1))));
