@@ -8,15 +8,15 @@ use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashTable;
 use quorate_proto::{SessionId, Zxid};
 
 use crate::ErrorCode;
 use crate::acl::{self, Acl, Id, Permissions};
 use crate::acl_table::{AclTable, OPEN};
 use crate::digest::{counts, node_digest};
-use crate::hash::{IdMap, hash_path, spread};
+use crate::hash::{IdMap, hash_path};
 use crate::path;
+use crate::path_index::PathIndex;
 use crate::slab::Slab;
 use crate::snapshot::Cuts;
 use crate::stat::{Stat, StatPersisted};
@@ -28,13 +28,6 @@ pub(crate) const ROOT: u32 = 0;
 /// Nodes that exist in every tree and that delete refuses (`client.md` 2.16).
 pub(crate) const SYSTEM_NODES: [&[u8]; 3] =
     [b"/zookeeper", b"/zookeeper/quota", b"/zookeeper/config"];
-
-/// An entry of the table from paths to nodes.
-#[derive(Clone, Copy, Debug)]
-struct Indexed {
-    hash: u32,
-    node: u32,
-}
 
 /// A session that is open everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +48,7 @@ pub(crate) struct Ephemerals {
 #[derive(Debug)]
 pub struct DataTree {
     pub(crate) nodes: Slab<Znode>,
-    index: HashTable<Indexed>,
+    index: PathIndex,
     seed: u64,
     pub(crate) acls: AclTable,
     ephemerals: IdMap<SessionId, Ephemerals>,
@@ -94,7 +87,7 @@ impl DataTree {
     pub(crate) fn empty(hash_seed: u64) -> Self {
         Self {
             nodes: Slab::new(),
-            index: HashTable::new(),
+            index: PathIndex::new(),
             seed: hash_seed,
             acls: AclTable::new(),
             ephemerals: IdMap::default(),
@@ -230,9 +223,7 @@ impl DataTree {
 
     pub(crate) fn find_hashed(&self, hash: u32, path: &[u8]) -> Option<u32> {
         let path = if path == b"/" { b"" } else { path };
-        let is_it =
-            |indexed: &Indexed| indexed.hash == hash && *self.nodes[indexed.node].path == *path;
-        self.index.find(spread(hash), is_it).map(|indexed| indexed.node)
+        self.index.find(hash, |node| *self.nodes[node].path == *path)
     }
 
     pub(crate) fn ephemerals_of(&self, session: SessionId) -> impl Iterator<Item = u32> {
@@ -294,7 +285,7 @@ impl DataTree {
             self.digest = self.digest.wrapping_add(u64::from(node.digest));
         }
         let at = self.nodes.insert(node);
-        self.index.insert_unique(spread(hash), Indexed { hash, node: at }, |i| spread(i.hash));
+        self.index.insert(hash, at);
         if parent != NIL {
             self.link(at, parent);
         }
@@ -317,11 +308,7 @@ impl DataTree {
         self.unlink(at);
         let node = self.nodes.remove(at);
         assert!(node.children == 0 && at != ROOT, "a node with children is removed");
-        let is_it = |indexed: &Indexed| indexed.node == at;
-        self.index
-            .find_entry(spread(node.hash), is_it)
-            .expect("every node is in the index")
-            .remove();
+        self.index.remove(node.hash, at);
         if counts(&node.path) {
             self.digest = self.digest.wrapping_sub(u64::from(node.digest));
         }

@@ -18,6 +18,7 @@ mod expiry;
 mod hash;
 mod overlay;
 pub mod path;
+mod path_index;
 pub mod prep;
 pub mod request;
 pub mod session;
