@@ -1,0 +1,365 @@
+//! The log, the epochs and the snapshots of one server behind one link.
+//!
+//! Wraps `storage::Store`: turns messages into its calls and its events into messages. Executes no
+//! disk operation.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use quorate_proto::{Durable, Instant, Zxid};
+use quorate_storage::disk::{DiskDone, DiskOp, Listing};
+use quorate_storage::{SnapshotKind, Store, StoreConfig, StoreEvent, StreamId, TailFault};
+use quorate_wire::Frame;
+use quorate_wire::native::proposal::{is_proposal, proposal_zxid};
+
+use crate::core_trait::Core;
+use crate::hash::Map;
+use crate::links::{ConnKey, Effect, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree};
+use crate::notice::{Level, Notice};
+use crate::timing::{Step, Timings};
+
+/// What happens to a log core.
+#[derive(Clone, Debug)]
+pub enum LogInput {
+    /// A message of another core.
+    Link(ToLog),
+    /// A disk operation has ended.
+    Disk(DiskDone),
+}
+
+/// The core that owns what survives.
+#[derive(Debug)]
+pub struct LogCore {
+    store: Store,
+    streams: Map<StreamId, ConnKey>,
+    by_conn: Map<ConnKey, StreamId>,
+    /// Records handed over and not yet written, with the moment.
+    queued: VecDeque<(Zxid, Instant)>,
+    /// Records handed to the device, with the moment.
+    written: VecDeque<(Zxid, Instant)>,
+    /// The snapshot being written, ours or the leader's.
+    writing: Option<Writing>,
+    /// What speaks of records that another link has yet to bring.
+    early: Vec<ToLog>,
+    failed: bool,
+    effects: VecDeque<Effect>,
+    timings: Timings,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Writing {
+    /// Whether the tree core waits for room.
+    Own { waits: bool },
+    /// Whether the link to the leader is paused, and what came since.
+    Installed { paused: bool, queue: VecDeque<(Frame, bool)> },
+}
+
+impl LogCore {
+    /// A core that begins by reading what the data directory holds.
+    pub fn new(config: StoreConfig, listing: Listing) -> Self {
+        Self {
+            store: Store::open(config, listing),
+            streams: Map::default(),
+            by_conn: Map::default(),
+            queued: VecDeque::new(),
+            written: VecDeque::new(),
+            writing: None,
+            early: Vec::new(),
+            failed: false,
+            effects: VecDeque::new(),
+            timings: Timings::default(),
+        }
+    }
+
+    /// The steps noted since the last call.
+    pub const fn timings(&mut self) -> &mut Timings {
+        &mut self.timings
+    }
+
+    /// Whether nothing is being written that others wait for.
+    pub fn is_idle(&self) -> bool {
+        self.store.is_idle()
+    }
+
+    fn send(&mut self, message: Message) {
+        self.effects.push_back(Effect::Send(message));
+    }
+
+    fn notice(&mut self, level: Level, text: alloc::string::String) {
+        self.effects.push_back(Effect::Notice(Notice { level, text }));
+    }
+
+    /// Whether a message speaks of a record that is still on its way from the quorum core: links
+    /// from different cores have no order among each other.
+    fn is_early(&self, message: &ToLog) -> bool {
+        match message {
+            ToLog::BeginSnapshot(zxid) | ToLog::Stream(_, _, zxid) => {
+                *zxid > self.store.last_appended()
+            }
+            ToLog::SnapshotChunk(..) | ToLog::AbortSnapshot => {
+                self.early.iter().any(|early| matches!(early, ToLog::BeginSnapshot(_)))
+            }
+            _ => false,
+        }
+    }
+
+    fn handle_link(&mut self, now: Instant, message: ToLog) {
+        if self.is_early(&message) {
+            self.early.push(message);
+            return;
+        }
+        match message {
+            ToLog::Append(zxid, frame, at) => {
+                self.timings.note(Step::Proposed, at, now);
+                self.queued.push_back((zxid, now));
+                self.store.append(zxid, frame);
+                if !self.early.is_empty() {
+                    for message in core::mem::take(&mut self.early) {
+                        self.handle_link(now, message);
+                    }
+                }
+            }
+            ToLog::Rebuilt => self.store.rebuilt(),
+            ToLog::Truncate(to) => {
+                self.queued.clear();
+                self.written.clear();
+                self.store.truncate(to);
+            }
+            ToLog::SaveEpochs(accepted, current) => self.store.save_epochs(accepted, current),
+            ToLog::BeginInstall(zxid) => {
+                self.abort_own();
+                self.store.begin_snapshot(zxid, SnapshotKind::Installed);
+                self.writing =
+                    Some(Writing::Installed { paused: false, queue: VecDeque::new() });
+            }
+            ToLog::InstallChunk(bytes, last) => self.install_chunk(bytes, last),
+            ToLog::AbortInstall => {
+                if let Some(Writing::Installed { paused, .. }) = self.writing.take() {
+                    self.store.abort_snapshot();
+                    if paused {
+                        self.send(Message::Shards(ToShard::SnapshotRoom(true)));
+                    }
+                }
+            }
+            ToLog::BeginSnapshot(zxid) => {
+                self.store.begin_snapshot(zxid, SnapshotKind::Own);
+                self.writing = Some(Writing::Own { waits: false });
+            }
+            ToLog::SnapshotChunk(bytes, last) => {
+                if let Some(Writing::Own { waits }) = &mut self.writing {
+                    *waits = !last;
+                    self.store.snapshot_chunk(bytes, last);
+                }
+            }
+            ToLog::AbortSnapshot => self.abort_own(),
+            ToLog::Stream(conn, after, through) => self.stream(conn, after, through),
+            ToLog::StreamNext(conn) => {
+                if let Some(stream) = self.by_conn.get(&conn) {
+                    self.store.stream_next(*stream);
+                }
+            }
+            ToLog::StreamCancel(conn) => {
+                if let Some(stream) = self.by_conn.remove(&conn) {
+                    self.streams.remove(&stream);
+                    self.store.cancel_stream(stream);
+                }
+            }
+        }
+    }
+
+    fn abort_own(&mut self) {
+        if matches!(self.writing, Some(Writing::Own { .. })) {
+            self.writing = None;
+            self.store.abort_snapshot();
+        }
+    }
+
+    fn install_chunk(&mut self, bytes: Frame, last: bool) {
+        if let Some(Writing::Installed { queue, .. }) = &mut self.writing {
+            queue.push_back((bytes, last));
+            self.give_snapshot_room();
+        }
+    }
+
+    /// Hands on what a snapshot's source may add now, and holds the source while there is no room.
+    fn give_snapshot_room(&mut self) {
+        match &mut self.writing {
+            Some(Writing::Own { waits }) => {
+                if *waits && self.store.snapshot_room() {
+                    *waits = false;
+                    self.send(Message::Tree(ToTree::SnapshotNext));
+                }
+            }
+            Some(Writing::Installed { paused, queue }) => {
+                while self.store.snapshot_room() {
+                    let Some((bytes, last)) = queue.pop_front() else { break };
+                    self.store.snapshot_chunk(bytes, last);
+                }
+                let full = queue.len() > 8;
+                let drained = queue.is_empty();
+                if full && !*paused {
+                    *paused = true;
+                    self.send(Message::Shards(ToShard::SnapshotRoom(false)));
+                } else if drained && *paused {
+                    *paused = false;
+                    self.send(Message::Shards(ToShard::SnapshotRoom(true)));
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn stream(&mut self, conn: ConnKey, after: Zxid, through: Zxid) {
+        match self.store.stream(after, through) {
+            Ok(stream) => {
+                self.streams.insert(stream, conn);
+                self.by_conn.insert(conn, stream);
+                self.store.stream_next(stream);
+            }
+            Err(error) => {
+                let why = format!("the log no longer has what it needs: {error}");
+                self.send(Message::Shard(conn.shard, ToShard::CloseLearner(conn, why)));
+            }
+        }
+    }
+
+    fn note_durable(&mut self, now: Instant, through: Zxid) {
+        while let Some((zxid, since)) = self.written.front().copied() {
+            if zxid > through {
+                break;
+            }
+            self.timings.note(Step::LogDevice, since, now);
+            self.written.pop_front();
+        }
+    }
+
+    fn drain_store(&mut self, now: Instant) {
+        while let Some(event) = self.store.poll_event() {
+            self.handle_event(now, event);
+        }
+        while let Some(op) = self.store.poll_op() {
+            self.note_write(now, &op);
+            self.effects.push_back(Effect::Disk(op));
+        }
+        self.give_snapshot_room();
+    }
+
+    /// A durable write carries everything that was queued before it.
+    fn note_write(&mut self, now: Instant, op: &DiskOp) {
+        let DiskOp::Write { sync: true, parts, .. } = op else { return };
+        let last = parts.iter().rev().find(|part| is_proposal(part));
+        if let Some(submitted) = last.map(|frame| proposal_zxid(frame)) {
+            while let Some((zxid, since)) = self.queued.front().copied() {
+                if zxid > submitted {
+                    break;
+                }
+                self.timings.note(Step::LogWait, since, now);
+                self.queued.pop_front();
+                self.written.push_back((zxid, now));
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: StoreEvent) {
+        match event {
+            StoreEvent::SnapshotChunk { bytes, last } => {
+                self.send(Message::Tree(ToTree::RecoveredChunk(bytes, last)));
+            }
+            StoreEvent::Record { zxid, frame } => {
+                self.send(Message::Tree(ToTree::RecoveredRecord(zxid, frame)));
+            }
+            StoreEvent::Recovered(found) => {
+                if let TailFault::Torn { file, offset, reason } = &found.tail {
+                    let text = format!("cut a torn tail of {file} at offset {offset}: {reason}");
+                    self.notice(Level::Warn, text);
+                }
+                self.notice(
+                    Level::Info,
+                    format!(
+                        "recovered up to {} (accepted epoch {}, current epoch {})",
+                        found.history.last(),
+                        found.accepted_epoch,
+                        found.current_epoch
+                    ),
+                );
+                let hint = found.committed_hint;
+                self.send(Message::Tree(ToTree::RecoveredEnd(hint)));
+                self.send(Message::Quorum(ToQuorum::Recovered(Recovered {
+                    fresh: found.fresh,
+                    accepted_epoch: found.accepted_epoch,
+                    current_epoch: found.current_epoch,
+                    history: found.history,
+                    committed_hint: hint,
+                    quarantined: found.quarantined.map(|reason| reason.to_string()),
+                })));
+            }
+            StoreEvent::Durable(durable) => {
+                if let Durable::Log { through } = durable {
+                    self.note_durable(now, through);
+                }
+                if matches!(durable, Durable::Snapshot { .. }) {
+                    self.writing = None;
+                }
+                self.send(Message::Quorum(ToQuorum::Durable(durable)));
+            }
+            StoreEvent::StreamChunk { stream, frames, last } => {
+                let Some(conn) = self.streams.get(&stream).copied() else { return };
+                if last {
+                    self.streams.remove(&stream);
+                    self.by_conn.remove(&conn);
+                }
+                self.send(Message::Shard(
+                    conn.shard,
+                    ToShard::StreamChunk(conn, frames, last),
+                ));
+            }
+            StoreEvent::SnapshotWritten { zxid } => {
+                self.writing = None;
+                self.send(Message::Tree(ToTree::SnapshotWritten(zxid)));
+            }
+            StoreEvent::SnapshotFailed { zxid, error } => {
+                self.writing = None;
+                self.notice(Level::Warn, format!("no snapshot at {zxid}: {error}"));
+                self.send(Message::Tree(ToTree::SnapshotFailed));
+            }
+            StoreEvent::Failed(error) => {
+                self.failed = true;
+                self.effects.push_back(Effect::Fatal(error.to_string()));
+            }
+        }
+    }
+}
+
+impl Core for LogCore {
+    type Input = LogInput;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Instant, input: LogInput) {
+        if self.failed {
+            return;
+        }
+        match input {
+            LogInput::Link(message) => self.handle_link(now, message),
+            LogInput::Disk(done) => self.store.handle_done(done),
+        }
+        self.drain_store(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.drain_store(now);
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn check_invariants(&self) {
+        self.store.check_invariants();
+    }
+}

@@ -1,0 +1,550 @@
+//! Clients of this server: their sessions, and their requests in order.
+//!
+//! A session's requests take effect and are answered in the order sent (R37): what cannot be
+//! answered yet is parked, and everything behind it waits.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::BytesMut;
+use quorate_proto::{Instant, SessionId, ToLeader, Zxid};
+use quorate_tree::ErrorCode;
+use quorate_tree::acl::Id;
+use quorate_tree::session::{password, password_matches};
+use quorate_tree::txn::TxnHeader;
+use quorate_wire::Frame;
+use quorate_wire::jute::client as jute;
+use quorate_wire::native::request::{ForwardedRequest, Touches};
+
+use super::leading::{OP_CLOSE_SESSION, OP_CREATE_SESSION, Owner, Submission};
+use super::{Mode, TreeCore};
+use crate::links::{
+    ConnKey, ConnectAttempt, Message, RawRequest, ReplyStamps, ToQuorum, ToShard,
+};
+use crate::machine::{Query, RequestClass, SessionChange, StateMachine};
+use crate::notice::Level;
+
+const OP_PING: i32 = 11;
+const OP_AUTH: i32 = 100;
+const XID_PING: i32 = -2;
+
+/// A client's connection as the tree core sees it.
+#[derive(Debug)]
+pub(super) struct Client {
+    session: SessionId,
+    timeout: Duration,
+    state: State,
+    ids: Vec<Id>,
+    has_read_only: bool,
+    parked: VecDeque<Parked>,
+    /// Transactions up to here cannot be this connection's: they were proposed before it had the
+    /// session. Clients begin their numbers anew with each connection.
+    open_after: Zxid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for its createSession.
+    Opening,
+    /// Waits for the leader's word on its session.
+    Revalidating,
+    Open,
+    /// Proposes for the embedding process, without a session.
+    Proposer,
+    /// Has sent closeSession.
+    Closing,
+}
+
+#[derive(Debug)]
+struct Parked {
+    request: RawRequest,
+    wait: Wait,
+}
+
+#[derive(Debug)]
+enum Wait {
+    /// For its transaction.
+    Commit,
+    /// For the confirmation of a sync.
+    Sync,
+    /// For its turn only.
+    Turn,
+    /// For its turn, with the answer ready.
+    Answered { reply: Frame, applied: Option<Instant> },
+}
+
+impl Client {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.parked.is_empty()
+    }
+}
+
+impl<M: StateMachine> TreeCore<M> {
+    /// Clamps a time-out into the configured range.
+    fn granted(&self, timeout_ms: i32) -> Duration {
+        let asked = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+        asked.clamp(self.config.session_timeout_min, self.config.session_timeout_max)
+    }
+
+    // --- sessions ------------------------------------------------------------------------------
+
+    pub(super) fn connect(&mut self, now: Instant, conn: ConnKey, attempt: ConnectAttempt) {
+        if !self.is_serving() || attempt.last_zxid_seen > self.applied {
+            // The client tries the next server; a server that is behind what it has seen must not
+            // take it back in time (R34).
+            self.to_shard(conn, ToShard::CloseClient(conn, None));
+            return;
+        }
+        let timeout = self.granted(attempt.timeout_ms);
+        let mut ids = Vec::new();
+        if let Some(peer) = attempt.peer {
+            let text = format!("{}", peer.ip());
+            ids.push(Id { scheme: Box::from(&b"ip"[..]), id: text.into_bytes().into() });
+        }
+        let mut client = Client {
+            session: attempt.session,
+            timeout,
+            state: State::Opening,
+            ids,
+            has_read_only: attempt.has_read_only,
+            parked: VecDeque::new(),
+            open_after: self.last_staged(),
+        };
+        if attempt.session == SessionId(0) {
+            client.session = self.session_ids.next(self.wall_ms(now));
+            let session = client.session;
+            self.by_session.insert(session, conn);
+            self.clients.insert(conn, client);
+            let timeout_ms = timeout.as_millis() as i32;
+            let body = Frame::copy_from(&timeout_ms.to_be_bytes());
+            self.order(now, conn, session, 0, OP_CREATE_SESSION, body, now);
+            return;
+        }
+        // The password first, and nothing done to the present connection before (R33).
+        if !password_matches(attempt.session, &attempt.password) {
+            self.refuse_session(conn, attempt.has_read_only);
+            return;
+        }
+        client.state = State::Revalidating;
+        let session = attempt.session;
+        self.clients.insert(conn, client);
+        match self.mode {
+            Mode::Idle => {}
+            Mode::Leading(_) => {
+                let valid = self.revalidate_local(now, session);
+                self.attach(conn, valid);
+            }
+            Mode::Following => {
+                self.revalidating.push_back((session, conn));
+                let packet = ToLeader::Revalidate { session, timeout };
+                self.send(Message::Shards(ToShard::ToLeader(packet)));
+            }
+        }
+    }
+
+    pub(super) fn connect_proposer(&mut self, now: Instant, conn: ConnKey) {
+        if !self.is_serving() {
+            self.to_shard(conn, ToShard::CloseClient(conn, None));
+            return;
+        }
+        let session = self.session_ids.next(self.wall_ms(now));
+        let client = Client {
+            session,
+            timeout: Duration::ZERO,
+            state: State::Proposer,
+            ids: Vec::new(),
+            has_read_only: false,
+            parked: VecDeque::new(),
+            open_after: Zxid::ZERO,
+        };
+        self.by_session.insert(session, conn);
+        self.clients.insert(conn, client);
+        self.to_shard(conn, ToShard::SessionOpen(conn, Frame::default()));
+    }
+
+    pub(super) fn handle_revalidated(&mut self, session: SessionId, valid: bool) {
+        // Answers come in the order of the questions; those of connections that have gone meanwhile
+        // are skipped.
+        while let Some((asked, conn)) = self.revalidating.pop_front() {
+            if asked == session {
+                self.attach(conn, valid);
+                return;
+            }
+        }
+    }
+
+    /// The answer to a re-attachment is known.
+    fn attach(&mut self, conn: ConnKey, valid: bool) {
+        let open_after = self.last_staged();
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if client.state != State::Revalidating {
+            return;
+        }
+        let (session, timeout, has_read_only) =
+            (client.session, client.timeout, client.has_read_only);
+        if !valid {
+            self.clients.remove(&conn);
+            self.refuse_session(conn, has_read_only);
+            return;
+        }
+        client.state = State::Open;
+        client.open_after = open_after;
+        self.close_moved(session, Some(conn));
+        self.by_session.insert(session, conn);
+        self.open(conn, session, timeout, has_read_only);
+    }
+
+    fn open(&mut self, conn: ConnKey, session: SessionId, timeout: Duration, read_only: bool) {
+        let mut out = BytesMut::with_capacity(64);
+        let secret = password(session);
+        let timeout_ms = timeout.as_millis() as i32;
+        jute::encode_connect_response(timeout_ms, session, &secret, read_only, &mut out);
+        self.to_shard(conn, ToShard::SessionOpen(conn, Frame::from(out.freeze())));
+    }
+
+    /// Tells a client that its session is gone, or that its password is wrong; the two look alike.
+    fn refuse_session(&mut self, conn: ConnKey, read_only: bool) {
+        let mut out = BytesMut::with_capacity(64);
+        jute::encode_connect_response(0, SessionId(0), &[0; 16], read_only, &mut out);
+        let frame = Frame::from(out.freeze());
+        self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
+    }
+
+    /// Closes the connection that a session had before it moved to `to`.
+    pub(super) fn close_moved(&mut self, session: SessionId, to: Option<ConnKey>) {
+        if let Some(old) = self.by_session.get(&session).copied()
+            && Some(old) != to
+        {
+            self.forget(old);
+            self.to_shard(old, ToShard::CloseClient(old, None));
+        }
+    }
+
+    /// The session has ended by its transaction: an open connection is closed without a frame.
+    pub(super) fn close_session_of(&mut self, session: SessionId) {
+        let Some(conn) = self.by_session.get(&session).copied() else { return };
+        let answers_later = self.clients.get(&conn).is_some_and(|client| {
+            client.state == State::Closing && !client.parked.is_empty()
+        });
+        if !answers_later {
+            self.forget(conn);
+            self.to_shard(conn, ToShard::CloseClient(conn, None));
+        }
+    }
+
+    fn forget(&mut self, conn: ConnKey) {
+        if let Some(client) = self.clients.remove(&conn)
+            && self.by_session.get(&client.session) == Some(&conn)
+        {
+            self.by_session.remove(&client.session);
+        }
+        self.machine.connection_gone(conn);
+    }
+
+    pub(super) fn disconnect(&mut self, conn: ConnKey) {
+        self.forget(conn);
+    }
+
+    /// This server does not serve any more: every client goes elsewhere.
+    pub(super) fn drop_clients(&mut self) {
+        let conns: Vec<ConnKey> = self.clients.keys().copied().collect();
+        for conn in conns {
+            self.forget(conn);
+            self.to_shard(conn, ToShard::CloseClient(conn, None));
+        }
+        self.by_session.clear();
+    }
+
+    // --- requests ------------------------------------------------------------------------------
+
+    pub(super) fn request(&mut self, now: Instant, conn: ConnKey, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let (session, timeout, state) = (client.session, client.timeout, client.state);
+        match state {
+            State::Open => {}
+            State::Proposer => match self.machine.classify(request.opcode) {
+                RequestClass::Read => return self.read(now, conn, request),
+                RequestClass::Write | RequestClass::Sync => {
+                    return self.park(now, conn, request, Wait::Commit);
+                }
+                RequestClass::Close | RequestClass::Unknown => {
+                    return self.refuse_opcode(conn, &request);
+                }
+            },
+            // A request behind closeSession is not answered; the others wait at the shard.
+            State::Closing | State::Opening | State::Revalidating => return,
+        }
+        match request.opcode {
+            OP_PING => {
+                self.touch(now, session, timeout);
+                self.answer(conn, XID_PING, 0, request.at);
+            }
+            OP_AUTH => self.handle_auth(conn, &request),
+            opcode => {
+                self.touch(now, session, timeout);
+                match self.machine.classify(opcode) {
+                    RequestClass::Read => self.read(now, conn, request),
+                    RequestClass::Write => self.park(now, conn, request, Wait::Commit),
+                    RequestClass::Sync => self.park(now, conn, request, Wait::Sync),
+                    RequestClass::Close => {
+                        if let Some(client) = self.clients.get_mut(&conn) {
+                            client.state = State::Closing;
+                        }
+                        self.park(now, conn, request, Wait::Commit);
+                    }
+                    RequestClass::Unknown => self.refuse_opcode(conn, &request),
+                }
+            }
+        }
+    }
+
+    fn touch(&mut self, now: Instant, session: SessionId, timeout: Duration) {
+        match self.mode {
+            Mode::Leading(_) => self.touch_local(now, session),
+            Mode::Following => {
+                self.touched.insert(session, timeout);
+            }
+            Mode::Idle => {}
+        }
+    }
+
+    /// A reply without a body.
+    fn answer(&mut self, conn: ConnKey, xid: i32, err: i32, received: Instant) {
+        let mut out = core::mem::take(&mut self.replies);
+        jute::encode_reply_header(xid, self.applied.as_u64() as i64, err, &mut out);
+        let frame = Frame::from(out.split().freeze());
+        self.replies = out;
+        let stamps = ReplyStamps { received, applied: None };
+        self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
+    }
+
+    fn refuse_opcode(&mut self, conn: ConnKey, request: &RawRequest) {
+        let mut out = BytesMut::new();
+        jute::encode_reply_header(request.xid, -1, ErrorCode::Unimplemented.code(), &mut out);
+        self.forget(conn);
+        self.to_shard(conn, ToShard::CloseClient(conn, Some(Frame::from(out.freeze()))));
+        self.notice(
+            Level::Warn,
+            format!("client sent operation {}, which is not known; closed", request.opcode),
+        );
+    }
+
+    /// Only the `ip` scheme, which every connection has from the start, is served so far.
+    fn handle_auth(&mut self, conn: ConnKey, request: &RawRequest) {
+        let accepted = jute::decode_auth(&request.body).is_ok_and(|auth| auth.scheme == b"ip");
+        let err = if accepted { 0 } else { ErrorCode::AuthFailed.code() };
+        let mut out = BytesMut::new();
+        jute::encode_reply_header(request.xid, 0, err, &mut out);
+        let frame = Frame::from(out.freeze());
+        if accepted {
+            let stamps = ReplyStamps { received: request.at, applied: None };
+            self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
+        } else {
+            self.forget(conn);
+            self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
+        }
+    }
+
+    fn read(&mut self, now: Instant, conn: ConnKey, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if client.parked.is_empty() {
+            self.answer_read(now, conn, &request);
+        } else {
+            client.parked.push_back(Parked { request, wait: Wait::Turn });
+        }
+    }
+
+    fn answer_read(&mut self, now: Instant, conn: ConnKey, request: &RawRequest) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let query = Query {
+            conn,
+            session: client.session,
+            xid: request.xid,
+            opcode: request.opcode,
+            ids: &client.ids,
+            body: &request.body,
+        };
+        let mut out = core::mem::take(&mut self.replies);
+        let mut events = core::mem::take(&mut self.events);
+        self.machine.query(&query, self.applied, &mut events, &mut out);
+        for event in events.drain(..) {
+            self.to_shard(event.conn, ToShard::Event(event.conn, event.frame));
+        }
+        let frame = Frame::from(out.split().freeze());
+        self.replies = out;
+        self.events = events;
+        let _ = now;
+        let stamps = ReplyStamps { received: request.at, applied: None };
+        self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
+    }
+
+    /// Parks a write or a sync and hands it to whoever orders it.
+    fn park(&mut self, now: Instant, conn: ConnKey, request: RawRequest, wait: Wait) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let session = client.session;
+        let (xid, opcode, body, at) =
+            (request.xid, request.opcode, request.body.clone(), request.at);
+        let is_sync = matches!(wait, Wait::Sync);
+        client.parked.push_back(Parked { request, wait });
+        if is_sync && matches!(self.mode, Mode::Leading(_)) {
+            self.submit_local_sync(conn, xid);
+        } else {
+            self.order(now, conn, session, xid, opcode, body, at);
+        }
+    }
+
+    /// Hands a request to the leader: to this server's own preparation, or over the link.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
+    fn order(
+        &mut self,
+        now: Instant,
+        conn: ConnKey,
+        session: SessionId,
+        cxid: i32,
+        opcode: i32,
+        body: Frame,
+        at: Instant,
+    ) {
+        let ids = self.clients.get(&conn).map(|client| client.ids.clone()).unwrap_or_default();
+        match self.mode {
+            Mode::Idle => {}
+            Mode::Leading(_) => {
+                let owner = Owner::Local;
+                self.submit(now, Submission { owner, session, cxid, opcode, ids, body, at });
+            }
+            Mode::Following => {
+                let request = ForwardedRequest { session, cxid, opcode, ids, body };
+                let mut out = core::mem::take(&mut self.replies);
+                request.encode(&mut out);
+                let frame = Frame::from(out.split().freeze());
+                self.replies = out;
+                self.send(Message::Shards(ToShard::ToLeader(ToLeader::Request(frame))));
+            }
+        }
+    }
+
+    /// A transaction was applied: if one of our clients waits for it, its answer is ready.
+    pub(super) fn finish_write(
+        &mut self,
+        now: Instant,
+        header: &TxnHeader,
+        change: SessionChange,
+    ) {
+        let Some(conn) = self.by_session.get(&header.session).copied() else { return };
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if header.zxid <= client.open_after {
+            return;
+        }
+        if let SessionChange::Opened(timeout) = change {
+            if client.state == State::Opening {
+                client.state = State::Open;
+                client.open_after = header.zxid;
+                let read_only = client.has_read_only;
+                self.open(conn, header.session, timeout, read_only);
+            }
+            return;
+        }
+        let waiting = client.parked.iter_mut().find(|parked| matches!(parked.wait, Wait::Commit));
+        let Some(parked) = waiting else { return };
+        if parked.request.xid != header.cxid {
+            return;
+        }
+        let mut out = core::mem::take(&mut self.replies);
+        self.machine.encode_reply(header, &mut out);
+        let reply = Frame::from(out.split().freeze());
+        self.replies = out;
+        parked.wait = Wait::Answered { reply, applied: Some(now) };
+        self.release(now, conn);
+    }
+
+    pub(super) fn finish_sync(&mut self, now: Instant, conn: ConnKey, xid: i32) {
+        let applied = self.applied;
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let waiting = client
+            .parked
+            .iter_mut()
+            .find(|parked| matches!(parked.wait, Wait::Sync) && parked.request.xid == xid);
+        let Some(parked) = waiting else { return };
+        let mut out = core::mem::take(&mut self.replies);
+        jute::encode_sync_reply(xid, applied.as_u64() as i64, &parked.request.body, &mut out);
+        let reply = Frame::from(out.split().freeze());
+        self.replies = out;
+        parked.wait = Wait::Answered { reply, applied: None };
+        self.release(now, conn);
+    }
+
+    pub(super) fn handle_synced(&mut self, now: Instant, request: &Frame) {
+        match ForwardedRequest::decode(request) {
+            Ok(request) => {
+                if let Some(conn) = self.by_session.get(&request.session).copied() {
+                    self.finish_sync(now, conn, request.cxid);
+                }
+            }
+            Err(error) => self.notice(
+                Level::Warn,
+                format!("the leader answered a sync that cannot be read: {error}"),
+            ),
+        }
+    }
+
+    /// Answers everything at the front that need not wait any longer.
+    fn release(&mut self, now: Instant, conn: ConnKey) {
+        loop {
+            let Some(client) = self.clients.get_mut(&conn) else { return };
+            match client.parked.front().map(|parked| &parked.wait) {
+                Some(Wait::Answered { .. } | Wait::Turn) => {}
+                Some(Wait::Commit | Wait::Sync) | None => return,
+            }
+            let parked = client.parked.pop_front().expect("a front was seen");
+            match parked.wait {
+                Wait::Answered { reply, applied } => {
+                    let stamps = ReplyStamps { received: parked.request.at, applied };
+                    if is_session_moved(&reply) {
+                        // Never told to a client: it finds out by reconnecting.
+                        self.forget(conn);
+                        self.to_shard(conn, ToShard::CloseClient(conn, None));
+                        return;
+                    }
+                    if parked.request.opcode == OP_CLOSE_SESSION {
+                        self.forget(conn);
+                        self.to_shard(conn, ToShard::CloseClient(conn, Some(reply)));
+                        return;
+                    }
+                    self.to_shard(conn, ToShard::Reply(conn, reply, stamps));
+                }
+                Wait::Turn => self.answer_read(now, conn, &parked.request),
+                Wait::Commit | Wait::Sync => {}
+            }
+        }
+    }
+
+    // --- the leader's questions ----------------------------------------------------------------
+
+    pub(super) fn answer_ping(&mut self, round: u64) {
+        let mut out = core::mem::take(&mut self.replies);
+        let touches = self
+            .touched
+            .drain()
+            .map(|(session, timeout)| (session, timeout.as_millis() as i32));
+        Touches::encode(touches, &mut out);
+        let touched = Frame::from(out.split().freeze());
+        self.replies = out;
+        let packet = ToLeader::Ping { round, touched };
+        self.send(Message::Shards(ToShard::ToLeader(packet)));
+    }
+
+    pub(super) fn refuse_learner(&mut self, conn: ConnKey, why: String) {
+        self.to_quorum(ToQuorum::Gone(conn));
+        self.to_shard(conn, ToShard::CloseLearner(conn, why));
+    }
+}
+
+/// Whether a framed reply carries SessionMoved.
+fn is_session_moved(reply: &[u8]) -> bool {
+    // Length, xid, zxid, err: 4 + 4 + 8 + 4 bytes.
+    reply.get(16..20) == Some(&ErrorCode::SessionMoved.code().to_be_bytes())
+}

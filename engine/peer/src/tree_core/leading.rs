@@ -1,0 +1,341 @@
+//! The leader's side of requests: sessions' owners and clocks, preparation, and room.
+//!
+//! Knows learners by their connection only.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::BufMut;
+use quorate_proto::{Epoch, Instant, SessionId, ToLearner, Zxid};
+use quorate_tree::ErrorCode;
+use quorate_tree::acl::Id;
+use quorate_tree::session::SessionTracker;
+use quorate_tree::txn::TxnHeader;
+use quorate_wire::Frame;
+use quorate_wire::native::request::{ForwardedRequest, Touches};
+
+use super::{HEADER_LEN, Mode, TreeCore};
+use crate::hash::Map;
+use crate::links::{ConnKey, ToQuorum};
+use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine};
+use crate::timing::Step;
+
+/// createSession, internal.
+pub(super) const OP_CREATE_SESSION: i32 = -10;
+/// closeSession.
+pub(super) const OP_CLOSE_SESSION: i32 = -11;
+/// An error's transaction type.
+const TYPE_ERROR: i32 = -1;
+
+/// Which server's connection a session belongs to: ours, or a learner's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Local,
+    Learner(ConnKey),
+}
+
+/// A sync whose confirmation is awaited.
+#[derive(Debug)]
+enum SyncOrigin {
+    Local(ConnKey, i32),
+    Learner(ConnKey, Frame),
+}
+
+/// A request with everything that its preparation needs.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) owner: Owner,
+    pub(super) session: SessionId,
+    pub(super) cxid: i32,
+    pub(super) opcode: i32,
+    pub(super) ids: Vec<Id>,
+    pub(super) body: Frame,
+    pub(super) at: Instant,
+}
+
+/// What waits for room, in order.
+#[derive(Debug)]
+enum Waiting {
+    Write(Submission),
+    Sync(SyncOrigin),
+}
+
+#[derive(Debug)]
+pub(super) struct Leading {
+    last: Zxid,
+    tracker: SessionTracker<Owner>,
+    syncs: Map<u64, SyncOrigin>,
+    sync_token: u64,
+    waiting: VecDeque<Waiting>,
+    expired: Vec<SessionId>,
+}
+
+impl Leading {
+    pub(super) const fn last_proposed(&self) -> Zxid {
+        self.last
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.tracker.next_expiry()
+    }
+
+    pub(super) fn note_applied(&mut self, header: &TxnHeader, change: SessionChange) {
+        if change == SessionChange::Closed {
+            self.tracker.remove(header.session);
+        }
+    }
+}
+
+impl<M: StateMachine> TreeCore<M> {
+    pub(super) fn lead(&mut self, now: Instant, epoch: Epoch) {
+        assert!(self.staged.is_empty(), "established with an uncommitted history");
+        let mut tracker = SessionTracker::new(self.config.ticks.tick);
+        let mut sessions = Vec::new();
+        self.machine.for_each_session(&mut |session, timeout| sessions.push((session, timeout)));
+        tracker.lead(now, sessions.into_iter());
+        self.mode = Mode::Leading(Leading {
+            last: epoch.start(),
+            tracker,
+            syncs: Map::default(),
+            sync_token: 0,
+            waiting: VecDeque::new(),
+            expired: Vec::new(),
+        });
+    }
+
+    fn outstanding_full(&self) -> bool {
+        self.staged.len() >= self.config.limits.outstanding_max
+    }
+
+    /// Orders a write, now or when there is room.
+    pub(super) fn submit(&mut self, now: Instant, submission: Submission) {
+        let full = self.outstanding_full();
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        if full || !leading.waiting.is_empty() {
+            leading.waiting.push_back(Waiting::Write(submission));
+            self.set_room(false);
+            return;
+        }
+        self.propose(now, &submission);
+    }
+
+    fn submit_sync(&mut self, origin: SyncOrigin) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        if leading.waiting.is_empty() {
+            self.begin_sync(origin);
+        } else {
+            leading.waiting.push_back(Waiting::Sync(origin));
+        }
+    }
+
+    pub(super) fn submit_local_sync(&mut self, conn: ConnKey, xid: i32) {
+        self.submit_sync(SyncOrigin::Local(conn, xid));
+    }
+
+    fn begin_sync(&mut self, origin: SyncOrigin) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        leading.sync_token += 1;
+        let token = leading.sync_token;
+        leading.syncs.insert(token, origin);
+        self.to_quorum(ToQuorum::Sync(token));
+    }
+
+    pub(super) fn take_waiting(&mut self, now: Instant) {
+        loop {
+            let full = self.outstanding_full();
+            let Mode::Leading(leading) = &mut self.mode else { return };
+            if full {
+                return;
+            }
+            match leading.waiting.pop_front() {
+                Some(Waiting::Write(submission)) => self.propose(now, &submission),
+                Some(Waiting::Sync(origin)) => self.begin_sync(origin),
+                None => break,
+            }
+        }
+        self.set_room(true);
+    }
+
+    /// Whether the session may make this request through this owner; its clock is touched.
+    fn admit(&mut self, now: Instant, submission: &Submission) -> Result<(), ErrorCode> {
+        let Mode::Leading(leading) = &mut self.mode else { return Ok(()) };
+        let Submission { owner, session, opcode, .. } = *submission;
+        match opcode {
+            OP_PROPOSE => Ok(()),
+            OP_CREATE_SESSION => {
+                let timeout = session_timeout_of(&submission.body);
+                leading.tracker.add(session, timeout, Some(owner), now);
+                Ok(())
+            }
+            OP_CLOSE_SESSION => {
+                leading.tracker.check_owner(session, owner)?;
+                leading.tracker.close(session);
+                Ok(())
+            }
+            _ => {
+                leading.tracker.check_owner(session, owner)?;
+                leading.tracker.touch(session, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn propose(&mut self, now: Instant, submission: &Submission) {
+        self.timings.note(Step::Received, submission.at, now);
+        let verdict = self.admit(now, submission);
+        self.propose_judged(now, submission, verdict);
+    }
+
+    fn propose_judged(
+        &mut self,
+        now: Instant,
+        submission: &Submission,
+        verdict: Result<(), ErrorCode>,
+    ) {
+        let time_ms = self.wall_ms(now);
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        // The counter is used up: the quorum core gives up the epoch (ZOOKEEPER-1277), and the
+        // request's client learns of it by losing its connection.
+        let Some(zxid) = leading.last.next() else { return };
+        leading.last = zxid;
+        let Submission { session, cxid, opcode, .. } = *submission;
+        let out = self.encoder.begin(zxid, self.applied);
+        let start = out.len();
+        out.put_u64(session.0);
+        out.put_i32(cxid);
+        out.put_u64(zxid.as_u64());
+        out.put_i64(time_ms);
+        out.put_i32(TYPE_ERROR);
+        match verdict {
+            Ok(()) => {
+                let proposal = Proposal {
+                    session,
+                    cxid,
+                    opcode,
+                    ids: &submission.ids,
+                    body: &submission.body,
+                    zxid,
+                    time_ms,
+                };
+                let kind = self.machine.prepare(&proposal, out);
+                out[start + HEADER_LEN - 4..start + HEADER_LEN]
+                    .copy_from_slice(&kind.to_be_bytes());
+            }
+            Err(code) => out.put_i32(code.code()),
+        }
+        let frame = self.encoder.finish();
+        self.stage(zxid, frame.clone());
+        self.to_quorum(ToQuorum::Proposed { zxid, frame, at: now });
+    }
+
+    /// Ends the sessions whose time is up: a transaction like any other (R30).
+    pub(super) fn expire(&mut self, now: Instant) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        let mut expired = core::mem::take(&mut leading.expired);
+        leading.tracker.expire(now, &mut expired);
+        for session in expired.drain(..) {
+            let submission = Submission {
+                owner: Owner::Local,
+                session,
+                cxid: 0,
+                opcode: OP_CLOSE_SESSION,
+                ids: Vec::new(),
+                body: Frame::default(),
+                at: now,
+            };
+            self.propose_judged(now, &submission, Ok(()));
+        }
+        if let Mode::Leading(leading) = &mut self.mode {
+            leading.expired = expired;
+        }
+    }
+
+    // --- what learners forward -----------------------------------------------------------------
+
+    pub(super) fn handle_forwarded(
+        &mut self,
+        now: Instant,
+        conn: ConnKey,
+        frame: &Frame,
+        at: Instant,
+    ) {
+        if !matches!(self.mode, Mode::Leading(_)) {
+            return;
+        }
+        let request = match ForwardedRequest::decode(frame) {
+            Ok(request) => request,
+            Err(error) => {
+                // The shard has checked the frame's checksum: the learner itself is at fault.
+                self.to_quorum(ToQuorum::Gone(conn));
+                self.refuse_learner(conn, Self::reason(error));
+                return;
+            }
+        };
+        if self.machine.classify(request.opcode) == RequestClass::Sync {
+            self.submit_sync(SyncOrigin::Learner(conn, frame.clone()));
+            return;
+        }
+        self.submit(
+            now,
+            Submission {
+                owner: Owner::Learner(conn),
+                session: request.session,
+                cxid: request.cxid,
+                opcode: request.opcode,
+                ids: request.ids,
+                body: request.body,
+                at,
+            },
+        );
+    }
+
+    pub(super) fn handle_touched(&mut self, now: Instant, conn: ConnKey, touches: &Frame) {
+        let touches = match Touches::decode(touches) {
+            Ok(touches) => touches,
+            Err(error) => return self.refuse_learner(conn, Self::reason(error)),
+        };
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        for (session, _) in touches.iter() {
+            leading.tracker.touch(session, now);
+        }
+    }
+
+    pub(super) fn handle_revalidate(&mut self, now: Instant, conn: ConnKey, session: SessionId) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        let valid = leading.tracker.revalidate(session, Owner::Learner(conn), now);
+        if valid {
+            self.close_moved(session, None);
+        }
+        // Behind every proposal that the session made through its former server.
+        self.to_quorum(ToQuorum::Relay(conn, ToLearner::Revalidate { session, valid }));
+    }
+
+    pub(super) fn revalidate_local(&mut self, now: Instant, session: SessionId) -> bool {
+        let Mode::Leading(leading) = &mut self.mode else { return false };
+        leading.tracker.revalidate(session, Owner::Local, now)
+    }
+
+    pub(super) fn touch_local(&mut self, now: Instant, session: SessionId) {
+        if let Mode::Leading(leading) = &mut self.mode {
+            leading.tracker.touch(session, now);
+        }
+    }
+
+    pub(super) fn handle_sync_confirmed(&mut self, now: Instant, token: u64) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        match leading.syncs.remove(&token) {
+            Some(SyncOrigin::Local(conn, xid)) => self.finish_sync(now, conn, xid),
+            Some(SyncOrigin::Learner(conn, request)) => {
+                self.to_quorum(ToQuorum::Relay(conn, ToLearner::Sync { request }));
+            }
+            None => {}
+        }
+    }
+}
+
+/// The time-out in a createSession's body, as ZooKeeper encodes it (4 bytes, milliseconds).
+fn session_timeout_of(body: &[u8]) -> Duration {
+    let ms = body.first_chunk::<4>().map_or(0, |bytes| i32::from_be_bytes(*bytes));
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
