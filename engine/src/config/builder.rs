@@ -52,6 +52,8 @@ impl Builder {
             four_letter_words: FourLetterWords::Listed(Vec::new()),
             snap_count: 100_000,
             snap_retain_count: 3,
+            segment_len: 64 * 1024 * 1024,
+            window_max: 16 * 1024,
             placement: Placement::Auto,
             idle: Idle::Auto,
             shards: 0,
@@ -225,6 +227,12 @@ fn check_range(settings: &Settings) -> Result<(), ConfigError> {
     }
     if settings.snap_retain_count < 3 {
         return wrong("autopurge.snapRetainCount", "expected at least 3 snapshots to be kept");
+    }
+    if settings.segment_len == 0 || settings.segment_len > 2 << 30 {
+        return wrong("preAllocSize", "expected 1 to 2097152 KiB");
+    }
+    if settings.window_max == 0 {
+        return wrong("commitLogCount", "expected at least 1 transaction");
     }
     if settings.global_outstanding_limit == 0 {
         return wrong("globalOutstandingLimit", "expected at least 1 request");

@@ -6,6 +6,7 @@
 mod builder;
 mod error;
 mod keys;
+mod local;
 mod member;
 mod properties;
 mod zoo_cfg;
@@ -122,6 +123,12 @@ pub struct Settings {
     pub snap_count: u64,
     /// Snapshots that are kept, at least 3.
     pub snap_retain_count: u32,
+    /// The length of a log segment in bytes (preAllocSize, there in KiB); raised to what the largest
+    /// transaction needs.
+    pub segment_len: u64,
+    /// Committed transactions that are kept in memory for learners that come back soon
+    /// (commitLogCount).
+    pub window_max: usize,
     /// Where the threads run.
     pub placement: Placement,
     /// What they do while there is nothing to do.

@@ -284,11 +284,16 @@ impl Reading {
             let message = format!("{SNAP_RETAIN_MIN} snapshots are kept, the least that is safe");
             self.lines.warn(line, message);
         }
+        let segment_kib: Option<u64> = self.number("preAllocSize", "a number of KiB")?;
+        let window_max = self.number("commitLogCount", "a number of transactions")?;
         let durable = self.boolean("quorate.durable")?;
         Ok(builder.with(|settings| {
             settings.snap_count = snap_count.unwrap_or(settings.snap_count);
             settings.snap_retain_count =
                 retain.unwrap_or(settings.snap_retain_count).max(SNAP_RETAIN_MIN);
+            settings.segment_len =
+                segment_kib.map_or(settings.segment_len, |kib| kib.saturating_mul(1024));
+            settings.window_max = window_max.unwrap_or(settings.window_max);
             settings.durable = durable.unwrap_or(settings.durable);
         }))
     }

@@ -1,0 +1,59 @@
+//! An ensemble within one process, on loopback: for examples, tests and the load generator.
+//!
+//! Asks the system for free ports, and starts nothing.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use quorate_proto::ServerId;
+
+use super::{Builder, Config, ConfigError, Member};
+
+impl Config {
+    /// The configurations of `count` voters with server ids from 1, each with a folder of its own
+    /// below `folder`, on loopback ports that were free a moment ago. Clients connect on a port that
+    /// the system chooses, see [`Server::client_address`](crate::Server::client_address).
+    ///
+    /// # Errors
+    /// [`ConfigError`] if `count` is no ensemble's size or no port is free.
+    pub fn local_ensemble(folder: &Path, count: u16) -> Result<Vec<Self>, ConfigError> {
+        Self::local_ensemble_with(folder, count, |builder| builder)
+    }
+
+    /// As [`Config::local_ensemble`], each configuration changed by `change` before it is checked.
+    ///
+    /// # Errors
+    /// As there, and what `change` made wrong.
+    pub fn local_ensemble_with(
+        folder: &Path,
+        count: u16,
+        change: impl Fn(Builder) -> Builder,
+    ) -> Result<Vec<Self>, ConfigError> {
+        let ports = free_ports(2 * usize::from(count))?;
+        let members: Vec<Member> = (1..=count)
+            .zip(ports.chunks(2))
+            .map(|(sid, ports)| {
+                Member::new(ServerId(u64::from(sid)), "127.0.0.1", ports[0], ports[1])
+            })
+            .collect();
+        (1..=count)
+            .map(|sid| {
+                let server = ServerId(u64::from(sid));
+                let own = folder.join(format!("server{sid}"));
+                change(Self::embedded(server, members.clone(), own)).build()
+            })
+            .collect()
+    }
+}
+
+/// Distinct ports that are free now; all are held until the last is found.
+fn free_ports(count: usize) -> Result<Vec<u16>, ConfigError> {
+    let bound: Result<Vec<TcpListener>, _> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let ports = bound.and_then(|listeners| {
+        listeners.iter().map(|listener| listener.local_addr().map(|a| a.port())).collect()
+    });
+    ports.map_err(|error: std::io::Error| {
+        ConfigError::setting("server.N", format!("no free port on loopback: {error}"))
+    })
+}

@@ -1,0 +1,162 @@
+//! `Replicated`: the short way to a replicated state of one's own, for states that fit a copy.
+//!
+//! A state that is too large to be copied at a snapshot implements `StateMachine` itself, which
+//! reads its cut in slices.
+
+use std::fmt;
+
+use bytes::{BufMut, BytesMut};
+use quorate_peer::StateMachine;
+use quorate_peer::machine::{
+    Event, OP_PROPOSE, Proposal, Query, RequestClass, SessionChange,
+};
+use quorate_proto::Zxid;
+use quorate_tree::txn::TxnHeader;
+
+/// The operation code of a question to a [`Replicated`] state.
+pub(crate) const OP_ASK: i32 = 1;
+/// The transaction type of a command.
+const TYPE_COMMAND: i32 = 0;
+/// The transaction type of a request that was refused before the state saw it.
+const TYPE_ERROR: i32 = -1;
+
+/// A deterministic state: equal commands in equal order give equal states on every server. It reads
+/// no clock and draws no random number.
+pub trait Replicated: Send + 'static {
+    /// Applies a committed command and writes what the proposer gets back.
+    fn apply(&mut self, zxid: Zxid, command: &[u8], reply: &mut Vec<u8>);
+
+    /// Answers a question from the local state, which may lag behind the leader's.
+    fn ask(&self, _question: &[u8], _answer: &mut Vec<u8>) {}
+
+    /// The whole state as bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Replaces the state by what [`Replicated::snapshot`] gave.
+    ///
+    /// # Errors
+    /// What does not hold together.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
+
+    /// A number that is equal on servers with equal state.
+    fn digest(&self) -> u64 {
+        u64::from(crc32c::crc32c(&self.snapshot()))
+    }
+}
+
+/// A [`Replicated`] state as the engine wants it.
+pub struct Machine<R> {
+    state: R,
+    reply: Vec<u8>,
+}
+
+impl<R> fmt::Debug for Machine<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Machine")
+    }
+}
+
+impl<R: Replicated> Machine<R> {
+    /// Wraps a state that is as it was before the first command.
+    pub const fn new(state: R) -> Self {
+        Self { state, reply: Vec::new() }
+    }
+}
+
+/// The copied state, and how much of it was read.
+#[derive(Debug)]
+pub struct Copied {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+fn put_reply(xid: i32, zxid: Zxid, err: i32, body: &[u8], out: &mut BytesMut) {
+    out.put_i32((16 + body.len()) as i32);
+    out.put_i32(xid);
+    out.put_u64(zxid.as_u64());
+    out.put_i32(err);
+    out.put_slice(body);
+}
+
+impl<R: Replicated> StateMachine for Machine<R> {
+    type Cut = Copied;
+    type Restore = Vec<u8>;
+
+    fn classify(&self, opcode: i32) -> RequestClass {
+        match opcode {
+            OP_PROPOSE => RequestClass::Write,
+            OP_ASK => RequestClass::Read,
+            _ => RequestClass::Unknown,
+        }
+    }
+
+    fn prepare(&mut self, proposal: &Proposal<'_>, txn: &mut BytesMut) -> i32 {
+        txn.put_slice(proposal.body);
+        TYPE_COMMAND
+    }
+
+    fn apply(
+        &mut self,
+        header: &TxnHeader,
+        record: &[u8],
+        _events: &mut Vec<Event>,
+    ) -> SessionChange {
+        self.reply.clear();
+        if header.kind == TYPE_COMMAND {
+            self.state.apply(header.zxid, record, &mut self.reply);
+        }
+        SessionChange::None
+    }
+
+    fn encode_reply(&mut self, header: &TxnHeader, out: &mut BytesMut) {
+        let err = if header.kind == TYPE_ERROR { TYPE_ERROR } else { 0 };
+        put_reply(header.cxid, header.zxid, err, &self.reply, out);
+    }
+
+    fn query(
+        &mut self,
+        query: &Query<'_>,
+        applied: Zxid,
+        _events: &mut Vec<Event>,
+        out: &mut BytesMut,
+    ) {
+        self.reply.clear();
+        self.state.ask(query.body, &mut self.reply);
+        put_reply(query.xid, applied, 0, &self.reply, out);
+    }
+
+    fn digest(&self) -> u64 {
+        self.state.digest()
+    }
+
+    fn begin_cut(&mut self, at: Zxid) -> Copied {
+        let mut bytes = at.as_u64().to_le_bytes().to_vec();
+        bytes.extend(self.state.snapshot());
+        Copied { bytes, at: 0 }
+    }
+
+    fn cut_slice(&mut self, cut: &mut Copied, max: usize, out: &mut BytesMut) -> bool {
+        let end = (cut.at + max).min(cut.bytes.len());
+        out.put_slice(&cut.bytes[cut.at..end]);
+        cut.at = end;
+        end == cut.bytes.len()
+    }
+
+    fn end_cut(&mut self, _cut: Copied) {}
+
+    fn begin_restore(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore_chunk(&self, restore: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
+        restore.extend(bytes);
+        Ok(())
+    }
+
+    fn finish_restore(&mut self, restore: Vec<u8>) -> Result<Zxid, String> {
+        let (zxid, state) =
+            restore.split_first_chunk::<8>().ok_or("a snapshot without its zxid")?;
+        self.state.restore(state)?;
+        Ok(Zxid::from_u64(u64::from_le_bytes(*zxid)))
+    }
+}
