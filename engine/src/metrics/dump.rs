@@ -50,57 +50,81 @@ impl fmt::Display for LogError {
 
 impl std::error::Error for LogError {}
 
-/// Writes a log that began at `start`: format 1.3, with StartTime, MaxValueDivisor and legend.
+/// Writes a log line by line.
+#[derive(Debug)]
+pub struct LogWriter<W> {
+    out: W,
+    start: SystemTime,
+    bytes: Vec<u8>,
+    text: String,
+}
+
+impl<W: Write> LogWriter<W> {
+    /// Begins a log at `start`: format 1.3, with StartTime, MaxValueDivisor and legend.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn begin(mut out: W, start: SystemTime) -> io::Result<Self> {
+        let epoch = start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        writeln!(out, "#[Histogram log format version 1.3]")?;
+        writeln!(out, "#[StartTime: {:.3} (seconds since epoch)]", epoch.as_secs_f64())?;
+        writeln!(out, "#[MaxValueDivisor: {MAX_VALUE_DIVISOR:.1}]")?;
+        writeln!(
+            out,
+            "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\
+             \"Interval_CompressedHistogram\""
+        )?;
+        Ok(Self { out, start, bytes: Vec::new(), text: String::new() })
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// Those of the output; `InvalidInput` if the tag has a comma, a space or a line end in it.
+    pub fn write(&mut self, interval: &Interval) -> io::Result<()> {
+        if interval.tag.contains([',', ' ', '\n', '\r']) {
+            let reason = format!("{:?} can not be a histogram's tag", interval.tag);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        self.bytes.clear();
+        self.text.clear();
+        let mut serializer = V2DeflateSerializer::new();
+        serializer.serialize(&interval.histogram, &mut self.bytes).map_err(io::Error::other)?;
+        STANDARD.encode_string(&self.bytes, &mut self.text);
+        if !interval.tag.is_empty() {
+            write!(self.out, "Tag={},", interval.tag)?;
+        }
+        writeln!(
+            self.out,
+            "{:.3},{:.3},{:.3},{}",
+            interval.start.duration_since(self.start).unwrap_or_default().as_secs_f64(),
+            interval.duration.as_secs_f64(),
+            interval.histogram.max() as f64 / MAX_VALUE_DIVISOR,
+            self.text,
+        )
+    }
+
+    /// Hands everything to the output.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes a whole log that began at `start`.
 ///
 /// # Errors
-/// Those of `out`; `InvalidInput` if a tag has a comma, a space or a line end in it.
+/// As [`LogWriter::write`].
 pub fn write_log<'a>(
     out: &mut impl Write,
     start: SystemTime,
     intervals: impl IntoIterator<Item = &'a Interval>,
 ) -> io::Result<()> {
-    let epoch = start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    writeln!(out, "#[Histogram log format version 1.3]")?;
-    writeln!(out, "#[StartTime: {:.3} (seconds since epoch)]", epoch.as_secs_f64())?;
-    writeln!(out, "#[MaxValueDivisor: {MAX_VALUE_DIVISOR:.1}]")?;
-    writeln!(
-        out,
-        "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_CompressedHistogram\""
-    )?;
-    let mut serializer = V2DeflateSerializer::new();
-    let (mut bytes, mut text) = (Vec::new(), String::new());
-    for interval in intervals {
-        write_line(out, start, interval, &mut serializer, &mut bytes, &mut text)?;
-    }
-    Ok(())
-}
-
-fn write_line(
-    out: &mut impl Write,
-    start: SystemTime,
-    interval: &Interval,
-    serializer: &mut V2DeflateSerializer,
-    bytes: &mut Vec<u8>,
-    text: &mut String,
-) -> io::Result<()> {
-    if interval.tag.contains([',', ' ', '\n', '\r']) {
-        let reason = format!("{:?} can not be a histogram's tag", interval.tag);
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-    }
-    bytes.clear();
-    text.clear();
-    serializer.serialize(&interval.histogram, bytes).map_err(io::Error::other)?;
-    STANDARD.encode_string(bytes, text);
-    if !interval.tag.is_empty() {
-        write!(out, "Tag={},", interval.tag)?;
-    }
-    writeln!(
-        out,
-        "{:.3},{:.3},{:.3},{text}",
-        interval.start.duration_since(start).unwrap_or_default().as_secs_f64(),
-        interval.duration.as_secs_f64(),
-        interval.histogram.max() as f64 / MAX_VALUE_DIVISOR,
-    )
+    let mut writer = LogWriter::begin(out, start)?;
+    intervals.into_iter().try_for_each(|interval| writer.write(interval))?;
+    writer.finish()
 }
 
 /// Reads a log, of quorate or of another program. Comments and legend are skipped.

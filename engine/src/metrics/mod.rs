@@ -6,7 +6,9 @@
 mod dump;
 mod recorder;
 mod stage;
+mod summary;
 
-pub use dump::{Interval, LogError, read_log, write_log};
+pub use dump::{Interval, LogError, LogWriter, read_log, write_log};
 pub use recorder::{Histograms, Recorder};
 pub use stage::Stage;
+pub use summary::{Nanos, Summary};

@@ -1,0 +1,87 @@
+//! Servers in this process, for a run that is not told of running ones.
+//!
+//! Knows no request: the load reaches them by TCP, as it reaches others.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use quorate::Server;
+use quorate::config::{Config, Idle, Placement};
+use quorate::metrics::Histograms;
+
+/// An election among servers that have just started takes well below a second.
+const SERVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// How many servers.
+    pub(crate) count: u16,
+    /// Whether their logs are on disk.
+    pub(crate) durable: bool,
+    /// Where the threads of each run.
+    pub(crate) placement: Placement,
+    /// What they do while there is nothing to do.
+    pub(crate) idle: Idle,
+    /// Shards of each server; 0 for what fits.
+    pub(crate) shards: u16,
+}
+
+/// Running servers of this process. Dropping them stops them.
+#[derive(Debug)]
+pub(crate) struct Ensemble {
+    servers: Vec<Server>,
+}
+
+impl Ensemble {
+    /// Starts servers whose data lies below `dir`, and waits until all of them serve.
+    ///
+    /// # Errors
+    /// If a server cannot start, or they do not find a leader.
+    pub(crate) fn start(wanted: &Wanted, dir: &Path) -> Result<Self> {
+        let configs = Config::local_ensemble_with(dir, wanted.count, |builder| {
+            builder
+                .durable(wanted.durable)
+                .placement(wanted.placement)
+                .idle(wanted.idle)
+                .shards(wanted.shards)
+        })?;
+        let mut servers = Vec::new();
+        for config in configs {
+            let sid = config.my_sid;
+            servers.push(Server::start(config).with_context(|| format!("server {sid}"))?);
+        }
+        let deadline = Instant::now() + SERVE_WITHIN;
+        for server in &servers {
+            server.wait_serving(deadline.saturating_duration_since(Instant::now()))?;
+        }
+        Ok(Self { servers })
+    }
+
+    /// Where clients connect, one address a server.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.servers.iter().filter_map(Server::client_address).collect()
+    }
+
+    /// What the steps of writes took since this was last called, all servers together.
+    pub(crate) fn take_histograms(&self) -> Histograms {
+        let mut all = Histograms::new();
+        for server in &self.servers {
+            all.merge(&server.take_histograms());
+        }
+        all
+    }
+
+    /// Stops all servers.
+    ///
+    /// # Errors
+    /// If one of them had stopped before because it could not go on.
+    pub(crate) fn stop(self) -> Result<()> {
+        for server in self.servers {
+            server.shutdown()?;
+        }
+        Ok(())
+    }
+}
