@@ -297,3 +297,176 @@ impl LearnerHandler {
     /// The learner holds it since NEWLEADER, and says so again.
     const fn ignore_ack_of_stream(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Epoch, SessionId};
+    use core::time::Duration;
+
+    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn z(epoch: u32, counter: u32) -> Zxid {
+        Zxid::new(Epoch::new(epoch), counter)
+    }
+
+    fn ack(zxid: Zxid) -> ToLeader<()> {
+        ToLeader::Ack { zxid }
+    }
+
+    fn info() -> ToLeader<()> {
+        ToLeader::FollowerInfo { sid: ServerId(1), accepted_epoch: Epoch::ZERO }
+    }
+
+    fn promise() -> ToLeader<()> {
+        ToLeader::AckEpoch { current_epoch: None, last_zxid: Zxid::ZERO }
+    }
+
+    /// A handler in each phase; the stream held 2/1 and 2/2.
+    fn in_phase(phase: Phase) -> LearnerHandler {
+        let mut handler = LearnerHandler::new(at(0), TICKS);
+        let steps: [fn(&mut LearnerHandler); 6] = [
+            |handler| handler.admit(at(0), &info()).expect("the first packet"),
+            LearnerHandler::sent_leader_info,
+            |handler| handler.admit(at(0), &promise()).expect("the answer"),
+            |handler| {
+                handler.sent_proposal(at(0), z(2, 1));
+                handler.sent_proposal(at(0), z(2, 2));
+                handler.sent_new_leader(z(2, 0));
+            },
+            |handler| handler.admit(at(0), &ack(z(2, 0))).expect("NEWLEADER is acknowledged"),
+            LearnerHandler::sent_up_to_date,
+        ];
+        for step in steps {
+            if handler.phase == phase {
+                break;
+            }
+            step(&mut handler);
+        }
+        assert_eq!(handler.phase, phase);
+        handler
+    }
+
+    const PHASES: [Phase; 7] = [
+        Phase::Unknown,
+        Phase::Waiting,
+        Phase::Informed,
+        Phase::Syncing,
+        Phase::Flushing,
+        Phase::Synced,
+        Phase::Serving,
+    ];
+
+    #[test]
+    fn each_phase_admits_its_packets_and_no_others() {
+        for phase in PHASES {
+            let admitted = match phase {
+                Phase::Unknown => "info",
+                Phase::Waiting => "",
+                Phase::Informed => "promise",
+                Phase::Syncing => "ping",
+                Phase::Flushing | Phase::Synced => "ack ping",
+                Phase::Serving => "ack ping request revalidate",
+            };
+            let timeout = Duration::from_secs(1);
+            let packets = [
+                ("info", info()),
+                ("promise", promise()),
+                ("ack", ack(z(2, 0))),
+                ("ping", ToLeader::Ping { round: 1, touched: () }),
+                ("request", ToLeader::Request(())),
+                ("revalidate", ToLeader::Revalidate { session: SessionId(1), timeout }),
+            ];
+            for (name, packet) in packets {
+                let handled = in_phase(phase).admit(at(0), &packet);
+                let expected = admitted.split(' ').any(|word| word == name);
+                assert_eq!(handled.is_ok(), expected, "{name} while {phase:?}: {handled:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn acknowledgements_of_the_stream_say_nothing_and_later_ones_only_rise() {
+        let mut handler = in_phase(Phase::Flushing);
+        handler.admit(at(0), &ack(z(2, 2))).expect("Java acknowledges the stream");
+        assert_eq!(handler.acked(), Zxid::ZERO);
+        assert!(!handler.is_synced());
+        handler.admit(at(0), &ack(z(2, 0))).expect("NEWLEADER");
+        assert!(handler.is_synced());
+        handler.sent_up_to_date();
+        handler.admit(at(0), &ack(z(2, 0))).expect("Java acknowledges NEWLEADER twice");
+        for counter in 3..=5 {
+            handler.sent_proposal(at(0), z(2, counter));
+        }
+        handler.admit(at(0), &ack(z(2, 4))).expect("it was sent");
+        handler.admit(at(0), &ack(z(2, 4))).expect("a repetition");
+        let (acked, got) = (z(2, 4), z(2, 3));
+        assert_eq!(handler.admit(at(0), &ack(got)), Err(ProtocolError::AckWentBack { acked, got }));
+        let (proposed, got) = (z(2, 5), z(2, 6));
+        assert_eq!(
+            handler.admit(at(0), &ack(got)),
+            Err(ProtocolError::BeyondProposed { proposed, got })
+        );
+        assert_eq!(handler.acked(), z(2, 4));
+    }
+
+    #[test]
+    fn silence_is_measured_by_init_limit_until_uptodate_and_by_sync_limit_after() {
+        for phase in PHASES {
+            let handler = in_phase(phase);
+            let (limit, overdue) = match phase {
+                Phase::Unknown
+                | Phase::Waiting
+                | Phase::Informed
+                | Phase::Syncing
+                | Phase::Flushing
+                | Phase::Synced => (2000, Overdue::Handshake),
+                Phase::Serving => (1000, Overdue::Silent),
+            };
+            assert_eq!(handler.poll_timeout(), Some(at(limit)));
+            assert_eq!(handler.overdue(at(limit - 1)), None);
+            assert_eq!(handler.overdue(at(limit)), Some(overdue), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_stream_that_moves_is_life() {
+        let mut handler = in_phase(Phase::Syncing);
+        handler.sent_stream(at(1900));
+        assert_eq!(handler.overdue(at(3800)), None);
+    }
+
+    #[test]
+    fn a_follower_that_answers_but_does_not_acknowledge_is_overdue_and_an_observer_is_not() {
+        let ping = ToLeader::Ping { round: 1, touched: () };
+        let mut handler = in_phase(Phase::Serving);
+        handler.sent_proposal(at(0), z(2, 3));
+        handler.sent_proposal(at(500), z(2, 4));
+        handler.admit(at(900), &ack(z(2, 3))).expect("it was sent");
+        handler.admit(at(1500), &ping).expect("it lives");
+        assert_eq!(handler.overdue(at(1549)), None);
+        let acked = z(2, 3);
+        assert_eq!(handler.overdue(at(1550)), Some(Overdue::Unacknowledged { acked }));
+        handler.admit(at(1550), &ack(z(2, 4))).expect("it was sent");
+        assert_eq!(handler.overdue(at(1551)), None);
+
+        let mut handler = in_phase(Phase::Serving);
+        handler.acknowledges = false;
+        handler.sent_proposal(at(0), z(2, 3));
+        handler.admit(at(1500), &ping).expect("it lives");
+        assert_eq!(handler.overdue(at(1600)), None);
+    }
+
+    #[test]
+    fn a_flood_of_proposals_is_remembered_in_few_runs() {
+        let mut handler = in_phase(Phase::Serving);
+        for counter in 3..10_003 {
+            handler.sent_proposal(at(u64::from(counter) / 10), z(2, counter));
+        }
+        assert!(handler.unacked.len() <= 21, "{} runs", handler.unacked.len());
+    }
+}

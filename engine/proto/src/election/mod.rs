@@ -517,3 +517,207 @@ impl Election {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Zxid;
+    use crate::quorum::{Hierarchical, QuorumVerifier};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn sids(all: &[u64]) -> Vec<ServerId> {
+        all.iter().copied().map(ServerId).collect()
+    }
+
+    fn vote(leader: u64, epoch: u32, counter: u32) -> Vote {
+        let peer_epoch = Epoch::new(epoch);
+        Vote { peer_epoch, zxid: Zxid::new(peer_epoch, counter), leader: ServerId(leader) }
+    }
+
+    fn says(from: u64, state: PeerState, vote: Vote, round: u64) -> Notification {
+        Notification { from: ServerId(from), state, vote, round }
+    }
+
+    fn election(sid: u64, voters: &[u64], observers: &[u64]) -> Election {
+        let membership = Membership::majority(sids(voters), sids(observers));
+        Election::new(ServerId(sid), membership, ElectionConfig::default())
+    }
+
+    fn effects(election: &mut Election) -> Vec<ElectionEffect> {
+        election.check_invariants();
+        core::iter::from_fn(|| election.poll_effect()).collect()
+    }
+
+    fn elected(election: &mut Election) -> Option<ServerId> {
+        effects(election).into_iter().find_map(|effect| match effect {
+            ElectionEffect::Elected(vote) => Some(vote.leader),
+            ElectionEffect::Notify { .. } => None,
+        })
+    }
+
+    fn told(election: &mut Election) -> Vec<(u64, Notification)> {
+        let said = effects(election).into_iter().filter_map(|effect| match effect {
+            ElectionEffect::Notify { to, notification } => Some((to.0, notification)),
+            ElectionEffect::Elected(_) => None,
+        });
+        said.collect()
+    }
+
+    #[test]
+    fn votes_compare_by_peer_epoch_then_zxid_then_sid() {
+        assert!(vote(1, 2, 1) > vote(9, 1, 9));
+        assert!(vote(1, 1, 2) > vote(9, 1, 1));
+        assert!(vote(2, 1, 1) > vote(1, 1, 1));
+    }
+
+    #[test]
+    fn a_quorum_waits_for_a_better_vote_and_a_full_agreement_does_not() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(now, Some(vote(1, 1, 1)));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(2, 1, 1), 1));
+        assert_eq!(elected(&mut one), None);
+        assert_eq!(one.poll_timeout(), Some(now + 200 * MS));
+        // A better vote shortly before the end begins a new quiet time.
+        let later = now + 199 * MS;
+        one.handle_notification(later, says(3, PeerState::Looking, vote(3, 1, 1), 1));
+        one.handle_timeout(now + 200 * MS);
+        assert_eq!(elected(&mut one), None);
+        one.handle_notification(later, says(2, PeerState::Looking, vote(3, 1, 1), 1));
+        assert_eq!(elected(&mut one), Some(ServerId(3)));
+    }
+
+    #[test]
+    fn a_later_round_discards_what_was_counted_and_an_earlier_one_is_answered() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(now, Some(vote(1, 1, 5)));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(2, 1, 9), 1));
+        effects(&mut one);
+        one.handle_notification(now, says(3, PeerState::Looking, vote(3, 1, 1), 7));
+        assert_eq!(one.round(), 7);
+        let said = told(&mut one);
+        assert!(said.iter().all(|(_, note)| note.round == 7 && note.vote == vote(1, 1, 5)));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(2, 1, 9), 3));
+        assert_eq!(told(&mut one), [(2, says(1, PeerState::Looking, vote(1, 1, 5), 7))]);
+    }
+
+    #[test]
+    fn a_server_without_a_vote_is_told_by_its_own_words_that_it_counts_nowhere() {
+        let now = Instant::ZERO;
+        let mut two = election(2, &[1, 2, 3], &[]);
+        two.look(now, None);
+        for (_, said) in told(&mut two) {
+            assert_eq!(said.vote, Vote::NOBODY);
+        }
+        // It does not make a quorum with a lagging server, nor does it elect by others' votes.
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(now, Some(vote(1, 1, 1)));
+        one.handle_notification(now, says(2, PeerState::Looking, Vote::NOBODY, 1));
+        one.handle_timeout(now + 400 * MS);
+        assert_eq!(elected(&mut one), None);
+        two.handle_notification(now, says(1, PeerState::Looking, vote(3, 1, 1), 1));
+        two.handle_notification(now, says(3, PeerState::Looking, vote(3, 1, 1), 1));
+        two.handle_timeout(now + 400 * MS);
+        assert_eq!(elected(&mut two), None);
+        // Once the others have settled it follows, by a quorum without itself.
+        two.handle_notification(now, says(3, PeerState::Leading, vote(3, 1, 1), 1));
+        assert_eq!(elected(&mut two), None);
+        two.handle_notification(now, says(1, PeerState::Following, vote(3, 1, 1), 1));
+        assert_eq!(elected(&mut two), Some(ServerId(3)));
+    }
+
+    #[test]
+    fn only_voters_are_believed_and_only_votes_for_voters() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[4]);
+        one.look(now, Some(vote(1, 1, 1)));
+        effects(&mut one);
+        one.handle_notification(now, says(4, PeerState::Looking, vote(4, 9, 9), 1));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(4, 9, 9), 1));
+        one.handle_notification(now, says(7, PeerState::Leading, vote(7, 9, 9), 1));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(2, 9, 9), u64::MAX));
+        assert_eq!(effects(&mut one), []);
+        assert_eq!(one.round(), 1);
+    }
+
+    #[test]
+    fn a_settled_server_answers_with_the_vote_and_round_that_made_its_role() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[4]);
+        one.look(now, Some(vote(1, 1, 1)));
+        effects(&mut one);
+        one.settle(PeerState::Following, vote(3, 1, 1));
+        assert_eq!(told(&mut one).iter().map(|said| said.0).collect::<Vec<_>>(), [2, 3, 4]);
+        one.refresh_peer_epoch(Epoch::new(2));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(2, 1, 1), 5));
+        one.handle_notification(now, says(4, PeerState::Looking, Vote::NOBODY, 5));
+        one.handle_notification(now, says(3, PeerState::Leading, vote(3, 1, 1), 1));
+        let established = Vote { peer_epoch: Epoch::new(2), ..vote(3, 1, 1) };
+        let answer = says(1, PeerState::Following, established, 1);
+        assert_eq!(told(&mut one), [(2, answer), (4, answer)]);
+    }
+
+    #[test]
+    fn a_lone_follower_rejoins_its_leader_but_not_one_that_just_failed_it() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(now, Some(vote(1, 1, 1)));
+        one.handle_notification(now, says(3, PeerState::Leading, vote(3, 1, 9), 4));
+        assert_eq!(elected(&mut one), Some(ServerId(3)));
+        one.settle(PeerState::Following, vote(3, 1, 9));
+        one.look(now, Some(vote(1, 1, 1)));
+        one.handle_notification(now, says(3, PeerState::Leading, vote(3, 1, 9), 4));
+        assert_eq!(elected(&mut one), None);
+        // Others follow it: worth another try, but not at once.
+        one.handle_notification(now, says(2, PeerState::Following, vote(3, 1, 9), 4));
+        assert_eq!(elected(&mut one), None);
+        one.handle_timeout(now + 200 * MS);
+        assert_eq!(elected(&mut one), Some(ServerId(3)));
+    }
+
+    #[test]
+    fn repetitions_back_off_to_a_cap_of_seconds() {
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(Instant::ZERO, Some(vote(1, 1, 1)));
+        let mut waits = Vec::new();
+        let mut now = Instant::ZERO;
+        for _ in 0..7 {
+            let at = one.poll_timeout().expect("a lone server repeats its vote");
+            waits.push(at.since(now).as_millis());
+            now = at;
+            one.handle_timeout(now);
+        }
+        assert_eq!(waits, [200, 400, 800, 1600, 3200, 3200, 3200]);
+    }
+
+    #[test]
+    fn a_reconnected_peer_hears_the_last_word_again() {
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.handle_connected(Instant::ZERO, ServerId(2));
+        assert_eq!(effects(&mut one), []);
+        one.look(Instant::ZERO, Some(vote(1, 1, 1)));
+        effects(&mut one);
+        one.handle_connected(Instant::ZERO, ServerId(2));
+        assert_eq!(told(&mut one), [(2, says(1, PeerState::Looking, vote(1, 1, 1), 1))]);
+    }
+
+    #[test]
+    fn a_voter_without_weight_is_never_elected_even_with_the_longest_history() {
+        let now = Instant::ZERO;
+        let weights = Hierarchical::new(&[(1, 1), (1, 1), (1, 0)]);
+        let membership =
+            Membership::new(sids(&[1, 2, 3]), Vec::new(), QuorumVerifier::Hierarchical(weights));
+        let mut three = Election::new(ServerId(3), membership.clone(), ElectionConfig::default());
+        three.look(now, Some(vote(3, 9, 9)));
+        three.handle_notification(now, says(1, PeerState::Looking, vote(2, 1, 1), 1));
+        three.handle_notification(now, says(2, PeerState::Looking, vote(2, 1, 1), 1));
+        assert_eq!(elected(&mut three), Some(ServerId(2)));
+        let mut one = Election::new(ServerId(1), membership, ElectionConfig::default());
+        one.look(now, Some(vote(1, 1, 1)));
+        effects(&mut one);
+        one.handle_notification(now, says(3, PeerState::Looking, vote(3, 9, 9), 1));
+        assert_eq!(effects(&mut one), [], "a vote for a server without weight changes nothing");
+    }
+}

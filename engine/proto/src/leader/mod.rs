@@ -766,3 +766,291 @@ impl<P: Clone> Leader<P> {
     /// An answer to a PING that was never sent proves nothing.
     const fn ignore_unknown_round(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use core::time::Duration;
+
+    type Effects = Vec<LeaderEffect<u32>>;
+
+    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
+
+    fn z(epoch: u32, counter: u32) -> Zxid {
+        Zxid::new(Epoch::new(epoch), counter)
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn start(accepted: u32) -> LeaderStart {
+        let mut history = HistoryIndex::new(Zxid::ZERO);
+        history.append(z(1, 1));
+        LeaderStart {
+            accepted_epoch: Epoch::new(accepted),
+            current_epoch: Epoch::new(1),
+            history,
+            committed: Zxid::ZERO,
+            window_max: 2,
+        }
+    }
+
+    fn leader(voters: &[u64], accepted: u32) -> Leader<u32> {
+        let voters = voters.iter().copied().map(ServerId).collect();
+        let membership = Membership::majority(voters, vec![ServerId(9)]);
+        Leader::new(at(0), ServerId(3), membership, TICKS, start(accepted))
+    }
+
+    fn effects(leader: &mut Leader<u32>) -> Effects {
+        leader.check_invariants();
+        core::iter::from_fn(|| leader.poll_effect()).collect()
+    }
+
+    fn join(leader: &mut Leader<u32>, now: Instant, sid: u64, accepted: u32) {
+        leader
+            .handle_joined(now, ServerId(sid), LearnerRole::Follower, Epoch::new(accepted))
+            .expect("a voter may join");
+    }
+
+    /// Established in epoch 2, with server 1 synchronised.
+    fn established() -> Leader<u32> {
+        let mut leader = leader(&[1, 2, 3], 1);
+        join(&mut leader, at(0), 1, 1);
+        leader.handle_durable(at(0), Durable::AcceptedEpoch(Epoch::new(2)));
+        leader
+            .handle_epoch_acked(at(0), ServerId(1), Some(Epoch::new(1)), z(1, 1))
+            .expect("an equal history");
+        leader.handle_durable(at(0), Durable::CurrentEpoch(Epoch::new(2)));
+        leader.handle_synced(at(0), ServerId(1));
+        assert_eq!(leader.phase(), LeaderPhase::Broadcast);
+        effects(&mut leader);
+        leader
+    }
+
+    fn resigns(leader: &mut Leader<u32>) -> Option<ResignReason> {
+        match effects(leader).pop() {
+            Some(LeaderEffect::Resign(reason)) => Some(reason),
+            Some(_) | None => None,
+        }
+    }
+
+    #[test]
+    fn one_commit_covers_what_many_acknowledgements_have_moved() {
+        let mut leader = established();
+        for counter in 1..=5 {
+            leader.propose(at(1), z(2, counter), counter);
+        }
+        effects(&mut leader);
+        for counter in 1..=4 {
+            leader.handle_ack(at(2), ServerId(1), z(2, counter)).expect("it was proposed");
+        }
+        assert_eq!(effects(&mut leader), [], "one voter is no quorum");
+        leader.handle_durable(at(3), Durable::Log { through: z(2, 5) });
+        assert_eq!(effects(&mut leader), [LeaderEffect::Commit { through: z(2, 4) }]);
+        leader.handle_ack(at(3), ServerId(1), z(2, 2)).expect("old, and harmless");
+        assert_eq!(effects(&mut leader), []);
+        assert_eq!(leader.acked(ServerId(1)), Some(z(2, 4)));
+    }
+
+    #[test]
+    fn an_acknowledgement_beyond_the_proposals_is_an_error_and_moves_nothing() {
+        let mut leader = established();
+        leader.propose(at(1), z(2, 1), 1);
+        leader.handle_durable(at(1), Durable::Log { through: z(2, 1) });
+        effects(&mut leader);
+        let error = leader.handle_ack(at(1), ServerId(1), z(2, 2));
+        let (proposed, got) = (z(2, 1), z(2, 2));
+        assert_eq!(error, Err(ProtocolError::BeyondProposed { proposed, got }));
+        assert_eq!(effects(&mut leader), []);
+    }
+
+    #[test]
+    fn acknowledgements_of_a_lost_connection_do_not_count() {
+        let mut leader = established();
+        leader.propose(at(1), z(2, 1), 1);
+        leader.handle_ack(at(1), ServerId(1), z(2, 1)).expect("it was proposed");
+        leader.handle_gone(at(1), ServerId(1));
+        leader.handle_durable(at(1), Durable::Log { through: z(2, 1) });
+        let commits =
+            effects(&mut leader).iter().any(|effect| matches!(effect, LeaderEffect::Commit { .. }));
+        assert!(!commits, "a quorum of one connection that is gone");
+    }
+
+    #[test]
+    fn an_acknowledgement_that_overtakes_newleader_is_held() {
+        let mut leader = established();
+        join(&mut leader, at(1), 2, 1);
+        leader
+            .handle_epoch_acked(at(1), ServerId(2), Some(Epoch::new(1)), z(1, 1))
+            .expect("late joiners are not compared");
+        leader.handle_gone(at(1), ServerId(1));
+        leader.propose(at(1), z(2, 1), 1);
+        leader.handle_durable(at(1), Durable::Log { through: z(2, 1) });
+        leader.handle_ack(at(1), ServerId(2), z(2, 1)).expect("held");
+        let commits = |leader: &mut Leader<u32>| {
+            effects(leader).contains(&LeaderEffect::Commit { through: z(2, 1) })
+        };
+        assert!(!commits(&mut leader));
+        leader.handle_synced(at(1), ServerId(2));
+        assert!(commits(&mut leader));
+    }
+
+    #[test]
+    fn an_observer_that_acknowledges_is_not_counted() {
+        let mut leader = established();
+        let observer = ServerId(9);
+        leader
+            .handle_joined(at(1), observer, LearnerRole::Observer, Epoch::new(0))
+            .expect("a configured observer");
+        leader
+            .handle_epoch_acked(at(1), observer, Some(Epoch::new(0)), Zxid::ZERO)
+            .expect("a promise");
+        leader.handle_synced(at(1), observer);
+        leader.propose(at(1), z(2, 1), 1);
+        leader.handle_durable(at(1), Durable::Log { through: z(2, 1) });
+        leader.handle_ack(at(1), observer, z(2, 1)).expect("taken, for its lag only");
+        let commits =
+            effects(&mut leader).iter().any(|effect| matches!(effect, LeaderEffect::Commit { .. }));
+        assert!(!commits);
+    }
+
+    #[test]
+    fn a_promise_that_was_made_before_does_not_count_but_may_synchronise() {
+        let mut leader = leader(&[1, 2, 3], 1);
+        join(&mut leader, at(0), 1, 1);
+        leader.handle_durable(at(0), Durable::AcceptedEpoch(Epoch::new(2)));
+        leader.handle_epoch_acked(at(0), ServerId(1), None, z(1, 1)).expect("an equal history");
+        assert_eq!(leader.phase(), LeaderPhase::Discovery);
+        join(&mut leader, at(0), 2, 1);
+        leader
+            .handle_epoch_acked(at(0), ServerId(2), Some(Epoch::new(1)), z(1, 1))
+            .expect("an equal history");
+        assert_eq!(leader.phase(), LeaderPhase::Synchronization);
+    }
+
+    #[test]
+    fn the_last_counter_of_an_epoch_is_the_last_proposal() {
+        let mut leader = established();
+        // As if four billion proposals had been committed.
+        let before = z(2, Zxid::COUNTER_MAX - 1);
+        leader.history = HistoryIndex::new(before);
+        leader.committed = before;
+        leader.outstanding = Outstanding::new(before, 2);
+        let last = z(2, Zxid::COUNTER_MAX);
+        leader.propose(at(1), last, 1);
+        effects(&mut leader);
+        leader.handle_durable(at(1), Durable::Log { through: last });
+        leader.handle_ack(at(1), ServerId(1), last).expect("it was proposed");
+        assert_eq!(
+            effects(&mut leader),
+            [
+                LeaderEffect::Commit { through: last },
+                LeaderEffect::Resign(ResignReason::CounterExhausted)
+            ]
+        );
+    }
+
+    #[test]
+    fn there_is_no_epoch_after_the_highest() {
+        let mut leader = leader(&[3], Epoch::MAX.get());
+        assert_eq!(effects(&mut leader), [LeaderEffect::Resign(ResignReason::EpochsExhausted)]);
+    }
+
+    #[test]
+    fn an_implausible_epoch_of_one_peer_does_not_use_the_epochs_up() {
+        let mut leader = leader(&[1, 2, 3], 1);
+        let far = Epoch::new(2 + EPOCH_STEP_MAX);
+        let refused = leader.handle_joined(at(0), ServerId(1), LearnerRole::Follower, far);
+        let limit = Epoch::new(1 + EPOCH_STEP_MAX);
+        assert_eq!(refused, Err(ProtocolError::ImplausibleEpoch { got: far, limit }));
+        assert_eq!(effects(&mut leader), []);
+    }
+
+    #[test]
+    fn strangers_and_doubles_may_not_join() {
+        let mut leader = leader(&[1, 2, 3], 1);
+        let mut refused = |sid, role| {
+            let sid = ServerId(sid);
+            let joined = leader.handle_joined(at(0), sid, role, Epoch::ZERO);
+            joined == Err(ProtocolError::UnknownServer { sid })
+        };
+        assert!(refused(7, LearnerRole::Follower));
+        assert!(refused(7, LearnerRole::Observer));
+        assert!(refused(9, LearnerRole::Follower));
+        assert!(refused(3, LearnerRole::Follower), "our own id");
+    }
+
+    #[test]
+    fn a_candidate_without_a_quorum_gives_up_after_init_limit() {
+        let mut leader = leader(&[1, 2, 3], 1);
+        assert_eq!(leader.poll_timeout(), Some(at(2000)));
+        leader.handle_timeout(at(1999));
+        assert_eq!(resigns(&mut leader), None);
+        leader.handle_timeout(at(2000));
+        assert_eq!(resigns(&mut leader), Some(ResignReason::QuorumNotJoined));
+        assert_eq!(leader.poll_timeout(), None);
+        assert_eq!(leader.handle_ack(at(2001), ServerId(1), z(9, 9)), Ok(()), "it is over");
+    }
+
+    #[test]
+    fn a_leader_whose_quorum_is_silent_gives_up_before_it_looks_at_late_acknowledgements() {
+        let mut leader = established();
+        leader.propose(at(0), z(2, 1), 1);
+        leader.handle_durable(at(0), Durable::Log { through: z(2, 1) });
+        for millis in (100..1000).step_by(100) {
+            leader.handle_timeout(at(millis));
+        }
+        assert_eq!(resigns(&mut leader), None);
+        leader.handle_ack(at(1000), ServerId(1), z(2, 1)).expect("not looked at");
+        assert_eq!(resigns(&mut leader), Some(ResignReason::QuorumSilent));
+        assert_eq!(leader.committed(), z(1, 1));
+    }
+
+    #[test]
+    fn a_sync_needs_a_round_that_begins_after_it() {
+        let mut leader = established();
+        leader.handle_timeout(at(100));
+        assert_eq!(effects(&mut leader), [LeaderEffect::Ping { round: 1, committed: z(1, 1) }]);
+        leader.sync(at(110), 7);
+        leader.sync(at(110), 8);
+        assert_eq!(
+            effects(&mut leader),
+            [LeaderEffect::Ping { round: 2, committed: z(1, 1) }],
+            "both share one round"
+        );
+        leader.handle_heard(at(120), ServerId(1), Some(1));
+        leader.handle_heard(at(120), ServerId(1), Some(99));
+        assert_eq!(effects(&mut leader), []);
+        leader.handle_heard(at(130), ServerId(1), Some(2));
+        assert_eq!(
+            effects(&mut leader),
+            [LeaderEffect::SyncConfirmed { token: 7 }, LeaderEffect::SyncConfirmed { token: 8 }]
+        );
+    }
+
+    #[test]
+    fn the_window_holds_what_is_outstanding_and_the_last_committed_ones() {
+        let mut leader = established();
+        for counter in 1..=6 {
+            leader.propose(at(1), z(2, counter), counter);
+        }
+        leader.handle_durable(at(1), Durable::Log { through: z(2, 4) });
+        leader.handle_ack(at(1), ServerId(1), z(2, 4)).expect("it was proposed");
+        effects(&mut leader);
+        let window = |after, through| {
+            leader.window(after, through).map(|all| all.map(|(_, txn)| *txn).collect::<Vec<_>>())
+        };
+        assert_eq!(window(z(2, 2), z(2, 6)), Some(vec![3, 4, 5, 6]));
+        assert_eq!(window(z(2, 1), z(2, 6)), None, "2/2 is in the log only");
+        assert_eq!(window(z(2, 6), z(2, 6)), Some(vec![]));
+        assert_eq!(leader.last_proposed(), z(2, 6));
+    }
+
+    #[test]
+    #[should_panic(expected = "history gap")]
+    fn a_gap_in_the_proposals_is_a_stop() {
+        established().propose(at(1), z(2, 2), 2);
+    }
+}

@@ -691,3 +691,347 @@ impl<P> Learner<P> {
     /// ZooKeeper's fuzzy snapshots repeat what they contain.
     const fn ignore_contained_in_snapshot(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use core::time::Duration;
+
+    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
+    const NOW: Instant = Instant::ZERO;
+
+    fn z(epoch: u32, counter: u32) -> Zxid {
+        Zxid::new(Epoch::new(epoch), counter)
+    }
+
+    fn learner(role: LearnerRole) -> Learner<u32> {
+        let mut history = HistoryIndex::new(Zxid::ZERO);
+        for zxid in [z(1, 1), z(1, 2), z(1, 3)] {
+            history.append(zxid);
+        }
+        let start = LearnerStart {
+            accepted_epoch: Epoch::new(1),
+            current_epoch: Epoch::new(1),
+            history,
+            durable: z(1, 3),
+            committed: z(1, 1),
+        };
+        let mut learner = Learner::new(NOW, ServerId(1), role, TICKS, start);
+        learner.connected(NOW);
+        learner
+    }
+
+    fn effects(learner: &mut Learner<u32>) -> Vec<LearnerEffect<u32>> {
+        learner.check_invariants();
+        core::iter::from_fn(|| learner.poll_effect()).collect()
+    }
+
+    fn proposal(zxid: Zxid) -> ToLearner<u32> {
+        ToLearner::Proposal { zxid, txn: zxid.counter(), committed: Zxid::ZERO }
+    }
+
+    fn ack(zxid: Zxid) -> LearnerEffect<u32> {
+        LearnerEffect::Send(ToLeader::Ack { zxid })
+    }
+
+    /// Promised epoch 2.
+    fn promised(role: LearnerRole) -> Learner<u32> {
+        let mut learner = learner(role);
+        let epoch = Epoch::new(2);
+        learner.handle_packet(NOW, ToLearner::LeaderInfo { epoch }).expect("a later epoch");
+        effects(&mut learner);
+        learner.handle_durable(NOW, Durable::AcceptedEpoch(epoch));
+        effects(&mut learner);
+        learner
+    }
+
+    fn feed(learner: &mut Learner<u32>, packets: impl IntoIterator<Item = ToLearner<u32>>) {
+        for packet in packets {
+            learner.handle_packet(NOW, packet).expect("a packet in order");
+        }
+    }
+
+    /// Serves in epoch 2 with history 1/1 to 1/3.
+    fn serving(role: LearnerRole) -> Learner<u32> {
+        let mut learner = promised(role);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut learner, [ToLearner::Diff { zxid: z(1, 3) }, new_leader]);
+        learner.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        feed(&mut learner, [ToLearner::UpToDate { committed: z(1, 3) }]);
+        effects(&mut learner);
+        assert!(learner.is_serving());
+        learner
+    }
+
+    #[test]
+    fn the_promise_is_durable_before_it_is_given() {
+        let mut learner = learner(LearnerRole::Follower);
+        effects(&mut learner);
+        let epoch = Epoch::new(4);
+        feed(&mut learner, [ToLearner::LeaderInfo { epoch }]);
+        assert_eq!(effects(&mut learner), [LearnerEffect::PersistAcceptedEpoch(epoch)]);
+        learner.handle_durable(NOW, Durable::AcceptedEpoch(Epoch::new(1)));
+        assert_eq!(effects(&mut learner), [], "an older promise was confirmed");
+        learner.handle_durable(NOW, Durable::AcceptedEpoch(epoch));
+        let current_epoch = Some(Epoch::new(1));
+        let promise = ToLeader::AckEpoch { current_epoch, last_zxid: z(1, 3) };
+        assert_eq!(effects(&mut learner), [LearnerEffect::Send(promise)]);
+    }
+
+    #[test]
+    fn a_lower_epoch_is_refused_by_followers_and_an_equal_one_does_not_count() {
+        let stale = ToLearner::LeaderInfo { epoch: Epoch::ZERO };
+        let mut follower = learner(LearnerRole::Follower);
+        let (accepted, got) = (Epoch::new(1), Epoch::ZERO);
+        assert_eq!(
+            follower.handle_packet(NOW, stale),
+            Err(ProtocolError::StaleEpoch { accepted, got })
+        );
+        let mut follower = learner(LearnerRole::Follower);
+        effects(&mut follower);
+        feed(&mut follower, [ToLearner::LeaderInfo { epoch: Epoch::new(1) }]);
+        let again = ToLeader::AckEpoch { current_epoch: None, last_zxid: z(1, 3) };
+        assert_eq!(effects(&mut follower), [LearnerEffect::Send(again)]);
+    }
+
+    #[test]
+    fn history_then_epoch_then_newleader_then_proposals() {
+        let mut learner = promised(LearnerRole::Follower);
+        feed(
+            &mut learner,
+            [
+                ToLearner::Diff { zxid: z(1, 4) },
+                proposal(z(1, 4)),
+                ToLearner::NewLeader { zxid: z(2, 0) },
+                proposal(z(2, 1)),
+            ],
+        );
+        let append = |zxid: Zxid| LearnerEffect::Append { zxid, txn: zxid.counter() };
+        assert_eq!(effects(&mut learner), [append(z(1, 4)), append(z(2, 1))]);
+        learner.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        assert_eq!(effects(&mut learner), [], "nobody asked for that yet");
+        learner.handle_durable(NOW, Durable::Log { through: z(2, 1) });
+        assert_eq!(effects(&mut learner), [LearnerEffect::PersistCurrentEpoch(Epoch::new(2))]);
+        learner.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        assert_eq!(effects(&mut learner), [ack(z(2, 0)), ack(z(2, 1))]);
+    }
+
+    #[test]
+    fn commits_before_uptodate_are_remembered_and_announced_after_it() {
+        let mut learner = promised(LearnerRole::Follower);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut learner, [ToLearner::Diff { zxid: z(1, 3) }, new_leader, proposal(z(2, 1))]);
+        feed(&mut learner, [ToLearner::Commit { zxid: z(1, 3) }]);
+        learner.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        let announced = effects(&mut learner).into_iter().any(|effect| {
+            matches!(effect, LearnerEffect::Commit { .. } | LearnerEffect::Serve { .. })
+        });
+        assert!(!announced);
+        feed(&mut learner, [ToLearner::UpToDate { committed: z(1, 2) }]);
+        feed(&mut learner, [ToLearner::Commit { zxid: z(2, 1) }]);
+        let (epoch, committed) = (Epoch::new(2), z(1, 3));
+        assert_eq!(
+            effects(&mut learner),
+            [LearnerEffect::Serve { epoch, committed }, LearnerEffect::Commit { through: z(2, 1) }]
+        );
+    }
+
+    #[test]
+    fn one_acknowledgement_covers_what_the_disk_confirmed_and_one_commit_what_was_committed() {
+        let mut learner = serving(LearnerRole::Follower);
+        feed(&mut learner, (1..=4).map(|counter| proposal(z(2, counter))));
+        feed(&mut learner, (1..=3).map(|counter| ToLearner::Commit { zxid: z(2, counter) }));
+        let announced = effects(&mut learner).split_off(4);
+        assert_eq!(announced, [LearnerEffect::Commit { through: z(2, 3) }]);
+        learner.handle_durable(NOW, Durable::Log { through: z(2, 1) });
+        learner.handle_durable(NOW, Durable::Log { through: z(2, 4) });
+        assert_eq!(effects(&mut learner), [ack(z(2, 4))]);
+        learner.handle_durable(NOW, Durable::Log { through: z(2, 2) });
+        assert_eq!(effects(&mut learner), [], "a completion out of order");
+    }
+
+    #[test]
+    fn observers_log_and_commit_but_never_acknowledge_a_proposal() {
+        let mut learner = serving(LearnerRole::Observer);
+        feed(&mut learner, [ToLearner::Inform { zxid: z(2, 1), txn: 1 }]);
+        learner.handle_durable(NOW, Durable::Log { through: z(2, 1) });
+        assert_eq!(
+            effects(&mut learner),
+            [
+                LearnerEffect::Append { zxid: z(2, 1), txn: 1 },
+                LearnerEffect::Commit { through: z(2, 1) }
+            ]
+        );
+    }
+
+    #[test]
+    fn gaps_and_commits_beyond_what_was_received_are_errors() {
+        let mut learner = serving(LearnerRole::Follower);
+        let (after, got) = (z(1, 3), z(2, 2));
+        let gap = learner.handle_packet(NOW, proposal(got));
+        assert_eq!(gap, Err(ProtocolError::Gap { after, got }));
+        assert_eq!(learner.handle_packet(NOW, proposal(z(2, 1))), Ok(()), "it is over");
+        assert_eq!(effects(&mut learner), []);
+        let mut learner = serving(LearnerRole::Follower);
+        let (proposed, got) = (z(1, 3), z(2, 1));
+        assert_eq!(
+            learner.handle_packet(NOW, ToLearner::Commit { zxid: got }),
+            Err(ProtocolError::BeyondProposed { proposed, got })
+        );
+    }
+
+    #[test]
+    fn a_truncation_below_a_commit_is_refused_and_one_into_nowhere_asks_for_a_snapshot() {
+        let mut learner = promised(LearnerRole::Follower);
+        let (to, committed) = (Zxid::ZERO, z(1, 1));
+        assert_eq!(
+            learner.handle_packet(NOW, ToLearner::Trunc { zxid: to }),
+            Err(ProtocolError::CannotTruncate { to, committed })
+        );
+        let mut learner = promised(LearnerRole::Follower);
+        let to = z(1, 7);
+        feed(&mut learner, [ToLearner::Trunc { zxid: to }]);
+        assert_eq!(
+            effects(&mut learner),
+            [LearnerEffect::Leave(LeaveReason::NeedsSnapshot { to })]
+        );
+    }
+
+    #[test]
+    fn completions_from_before_a_truncation_do_not_count() {
+        let mut learner = promised(LearnerRole::Follower);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut learner, [ToLearner::Trunc { zxid: z(1, 2) }, new_leader]);
+        assert_eq!(effects(&mut learner), [LearnerEffect::Truncate { to: z(1, 2) }]);
+        learner.handle_durable(NOW, Durable::Log { through: z(1, 3) });
+        learner.handle_durable(NOW, Durable::Truncated { to: z(1, 1) });
+        assert_eq!(effects(&mut learner), []);
+        learner.handle_durable(NOW, Durable::Truncated { to: z(1, 2) });
+        assert_eq!(effects(&mut learner), [LearnerEffect::PersistCurrentEpoch(Epoch::new(2))]);
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_leaves_the_history_and_a_finished_one_replaces_it() {
+        let mut learner = promised(LearnerRole::Follower);
+        feed(&mut learner, [ToLearner::Snap { zxid: z(1, 9) }]);
+        feed(&mut learner, [ToLearner::SnapChunk { bytes: 1, last: false }]);
+        assert_eq!(learner.history().last(), z(1, 3));
+        feed(&mut learner, [ToLearner::SnapChunk { bytes: 2, last: true }]);
+        // ZooKeeper repeats what its fuzzy snapshot may hold.
+        feed(&mut learner, [proposal(z(1, 9)), proposal(z(1, 10))]);
+        feed(&mut learner, [ToLearner::NewLeader { zxid: z(2, 0) }]);
+        assert_eq!(effects(&mut learner).len(), 4, "begin, two pieces, one append");
+        learner.handle_durable(NOW, Durable::Log { through: z(1, 10) });
+        assert_eq!(effects(&mut learner), [], "the snapshot itself is not durable");
+        learner.handle_durable(NOW, Durable::Snapshot { zxid: z(1, 9) });
+        assert_eq!(effects(&mut learner), [LearnerEffect::PersistCurrentEpoch(Epoch::new(2))]);
+    }
+
+    #[test]
+    fn a_stream_that_ends_below_a_known_commit_is_refused() {
+        let mut learner = promised(LearnerRole::Follower);
+        feed(&mut learner, [ToLearner::Snap { zxid: Zxid::ZERO }]);
+        feed(&mut learner, [ToLearner::SnapChunk { bytes: 1, last: true }]);
+        let (to, committed) = (Zxid::ZERO, z(1, 1));
+        assert_eq!(
+            learner.handle_packet(NOW, ToLearner::NewLeader { zxid: z(2, 0) }),
+            Err(ProtocolError::CannotTruncate { to, committed })
+        );
+    }
+
+    #[test]
+    fn silence_is_measured_by_init_limit_until_uptodate_and_by_sync_limit_after() {
+        assert_eq!(promised(LearnerRole::Follower).poll_timeout(), Some(NOW + TICKS.init_time()));
+        let mut learner = serving(LearnerRole::Follower);
+        assert_eq!(learner.poll_timeout(), Some(NOW + TICKS.sync_time()));
+        learner.handle_timeout(NOW + TICKS.sync_time());
+        assert_eq!(effects(&mut learner), [LearnerEffect::Leave(LeaveReason::LeaderSilent)]);
+        assert_eq!(learner.poll_timeout(), None);
+    }
+
+    #[test]
+    fn zookeepers_uptodate_names_no_zxid() {
+        let mut learner = promised(LearnerRole::Follower);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut learner, [ToLearner::Diff { zxid: z(1, 3) }, new_leader]);
+        learner.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        feed(&mut learner, [ToLearner::UpToDate { committed: Zxid::from_u64(u64::MAX) }]);
+        assert_eq!(learner.committed(), z(1, 3));
+    }
+
+    /// A learner in each stage, with its name.
+    fn stages() -> Vec<(&'static str, Learner<u32>)> {
+        let mut receiving = promised(LearnerRole::Follower);
+        feed(&mut receiving, [ToLearner::Snap { zxid: z(1, 9) }]);
+        let mut streaming = promised(LearnerRole::Follower);
+        feed(&mut streaming, [ToLearner::Diff { zxid: z(1, 3) }]);
+        let mut flushing = promised(LearnerRole::Follower);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut flushing, [ToLearner::Diff { zxid: z(1, 3) }, proposal(z(1, 4))]);
+        feed(&mut flushing, [new_leader.clone()]);
+        let mut opening = promised(LearnerRole::Follower);
+        feed(&mut opening, [ToLearner::Diff { zxid: z(1, 3) }, new_leader]);
+        let mut level = promised(LearnerRole::Follower);
+        let new_leader = ToLearner::NewLeader { zxid: z(2, 0) };
+        feed(&mut level, [ToLearner::Diff { zxid: z(1, 3) }, new_leader]);
+        level.handle_durable(NOW, Durable::CurrentEpoch(Epoch::new(2)));
+        let mut accepting = learner(LearnerRole::Follower);
+        feed(&mut accepting, [ToLearner::LeaderInfo { epoch: Epoch::new(2) }]);
+        alloc::vec![
+            ("introduced", learner(LearnerRole::Follower)),
+            ("accepting", accepting),
+            ("promised", promised(LearnerRole::Follower)),
+            ("receiving", receiving),
+            ("streaming", streaming),
+            ("flushing", flushing),
+            ("opening", opening),
+            ("level", level),
+            ("serving", serving(LearnerRole::Follower)),
+        ]
+    }
+
+    #[test]
+    fn each_stage_admits_its_packets_and_no_others() {
+        let admitted = |stage: &str| -> &str {
+            match stage {
+                "introduced" => "leader_info",
+                "promised" => "diff trunc snap ping",
+                "receiving" => "chunk ping",
+                "streaming" => "new_leader proposal commit inform ping",
+                "level" => "up_to_date proposal commit inform ping",
+                "flushing" | "opening" => "proposal commit inform ping",
+                "serving" => "proposal commit inform ping revalidate sync",
+                _ => "",
+            }
+        };
+        for (index, (stage, pattern)) in stages().into_iter().enumerate() {
+            let next = pattern.history().last().next().expect("far from the end");
+            let (round, committed) = (1, Zxid::ZERO);
+            let session = crate::SessionId(1);
+            let packets = [
+                ("leader_info", ToLearner::LeaderInfo { epoch: Epoch::new(2) }),
+                ("diff", ToLearner::Diff { zxid: z(1, 3) }),
+                ("trunc", ToLearner::Trunc { zxid: z(1, 3) }),
+                ("snap", ToLearner::Snap { zxid: z(1, 3) }),
+                ("chunk", ToLearner::SnapChunk { bytes: 1, last: false }),
+                ("new_leader", ToLearner::NewLeader { zxid: z(2, 0) }),
+                ("up_to_date", ToLearner::UpToDate { committed: z(1, 3) }),
+                ("proposal", proposal(next)),
+                ("commit", ToLearner::Commit { zxid: z(1, 3) }),
+                ("inform", ToLearner::Inform { zxid: next, txn: 1 }),
+                ("ping", ToLearner::Ping { round, committed }),
+                ("revalidate", ToLearner::Revalidate { session, valid: true }),
+                ("sync", ToLearner::Sync { request: 1 }),
+            ];
+            for (name, packet) in packets {
+                let mut learner = stages().swap_remove(index).1;
+                let handled = learner.handle_packet(NOW, packet);
+                let expected = admitted(stage).split(' ').any(|word| word == name);
+                assert_eq!(handled.is_ok(), expected, "{name} while {stage}: {handled:?}");
+                let out_of_phase = matches!(handled, Err(ProtocolError::OutOfPhase { .. }));
+                assert!(expected || out_of_phase, "{name} while {stage}: {handled:?}");
+            }
+        }
+    }
+}
