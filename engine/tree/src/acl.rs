@@ -4,13 +4,14 @@
 //! Authenticates nobody: the ids of a connection come from its server.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::ErrorCode;
 
 /// Permission bits; any 32-bit value is stored as given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Permissions(pub i32);
 
 impl Permissions {
@@ -36,7 +37,7 @@ impl Permissions {
 /// Who: a scheme (`world`, `auth`, `digest`, `ip`, …) and an id within it. Ids are raw bytes:
 /// Java writes supplementary characters in a way that is not UTF-8, and what is forwarded is never
 /// normalised.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     /// The authentication scheme.
     pub scheme: Box<[u8]>,
@@ -45,7 +46,7 @@ pub struct Id {
 }
 
 /// One entry of an access control list.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Acl {
     /// What is granted.
     pub perms: Permissions,
@@ -101,12 +102,16 @@ pub fn allows(acl: &[Acl], wanted: Permissions, ids: &[Id]) -> bool {
         || acl.iter().filter(granted).any(|entry| ids.iter().any(|id| id.satisfies(&entry.id)))
 }
 
+/// Entries beyond which a list is refused: every entry is looked at for every access. Distinct
+/// `auth` entries times ids would otherwise grow without bound before any length is checked.
+const ENTRIES_MAX: usize = 4096;
+
 /// What create and setACL store of the list they bring: exact duplicates dropped, `auth` replaced by
 /// the connection's authenticated ids, order kept (`PrepRequestProcessor.fixupACL`).
 ///
 /// # Errors
-/// [`ErrorCode::InvalidAcl`] if the list is empty, names an unknown scheme, or an id that its scheme
-/// does not accept.
+/// [`ErrorCode::InvalidAcl`] if the list is empty or has more than 4096 entries, names an unknown
+/// scheme, or an id that its scheme does not accept.
 pub fn stored(acl: Vec<Acl>, ids: &[Id]) -> Result<Vec<Acl>, ErrorCode> {
     if let [only] = &acl[..]
         && only.id.is_anyone()
@@ -117,12 +122,16 @@ pub fn stored(acl: Vec<Acl>, ids: &[Id]) -> Result<Vec<Acl>, ErrorCode> {
         return Err(ErrorCode::InvalidAcl);
     }
     let mut fixed: Vec<Acl> = Vec::with_capacity(acl.len());
-    for (at, entry) in acl.iter().enumerate() {
-        if acl[..at].contains(entry) {
+    let mut seen = BTreeSet::new();
+    for entry in &acl {
+        if !seen.insert(entry) {
             continue;
         }
+        if fixed.len() >= ENTRIES_MAX {
+            return Err(ErrorCode::InvalidAcl);
+        }
         if &*entry.id.scheme == b"auth" {
-            let proved = ids.iter().filter(|id| is_authenticated(&id.scheme));
+            let proved = ids.iter().filter(|id| is_authenticated(&id.scheme)).take(ENTRIES_MAX);
             let before = fixed.len();
             fixed.extend(proved.map(|id| Acl { perms: entry.perms, id: id.clone() }));
             if fixed.len() == before {
@@ -133,6 +142,9 @@ pub fn stored(acl: Vec<Acl>, ids: &[Id]) -> Result<Vec<Acl>, ErrorCode> {
         } else {
             return Err(ErrorCode::InvalidAcl);
         }
+    }
+    if fixed.len() > ENTRIES_MAX {
+        return Err(ErrorCode::InvalidAcl);
     }
     Ok(fixed)
 }
@@ -275,6 +287,16 @@ mod tests {
         let expected =
             [entry(3, "digest", "a:b"), entry(3, "digest", "c:d"), entry(1, "world", "anyone")];
         assert_eq!(stored(twice, &ids).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_expanded_list_is_bounded_before_it_is_built() {
+        let ids: Vec<Id> = (0..100).map(|n| id("digest", &alloc::format!("u{n}:h"))).collect();
+        let auth = |n| entry(n, "auth", "");
+        let few: Vec<Acl> = (0..40).map(auth).collect();
+        assert_eq!(stored(few, &ids).unwrap().len(), 4000);
+        let many: Vec<Acl> = (0..50_000).map(auth).collect();
+        assert_eq!(stored(many, &ids), Err(ErrorCode::InvalidAcl));
     }
 
     #[test]

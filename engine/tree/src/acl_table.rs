@@ -3,11 +3,11 @@
 //! The open list has a fixed number and is not counted, so that nodes without special rights cost
 //! nothing.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::acl::Acl;
-use crate::hash::IdMap;
 
 /// The number of `world:anyone` with all permissions.
 pub(crate) const OPEN: u32 = 0;
@@ -22,7 +22,8 @@ struct Shared {
 pub(crate) struct AclTable {
     lists: Vec<Shared>,
     free: Vec<u32>,
-    index: IdMap<Arc<[Acl]>, u32>,
+    /// Sorted rather than hashed: clients choose the lists.
+    index: BTreeMap<Arc<[Acl]>, u32>,
 }
 
 impl AclTable {
@@ -31,7 +32,7 @@ impl AclTable {
         Self {
             lists: Vec::from([Shared { list: open, nodes: 0 }]),
             free: Vec::new(),
-            index: IdMap::default(),
+            index: BTreeMap::new(),
         }
     }
 

@@ -217,31 +217,29 @@ impl Prep {
         }
         self.overlay.set_mark();
         let mut txns = Vec::with_capacity(ops.len());
-        let mut refused = None;
+        let mut refused = false;
+        let mut len = 4;
         for op in ops {
-            if refused.is_some() {
-                txns.push(Txn::Error(ErrorCode::RuntimeInconsistency));
-                continue;
+            let txn = if refused {
+                Txn::Error(ErrorCode::RuntimeInconsistency)
+            } else {
+                self.op(asked, op).unwrap_or_else(Txn::Error)
+            };
+            refused |= matches!(txn, Txn::Error(_));
+            // While it grows, not at its end: small `auth` entries become long lists.
+            len += 8 + txn.encoded_len();
+            if len > self.limits.txn_len_max {
+                self.overlay.take_back();
+                return Txn::Error(ErrorCode::MarshallingError);
             }
-            match self.op(asked, op) {
-                Ok(txn) => txns.push(txn),
-                Err(code) => {
-                    refused = Some(code);
-                    txns.push(Txn::Error(code));
-                }
-            }
+            txns.push(txn);
         }
-        let txn = Txn::Multi(txns);
-        if let Err(code) = self.check_len(&txn) {
-            self.overlay.take_back();
-            return Txn::Error(code);
-        }
-        if refused.is_some() {
+        if refused {
             self.overlay.take_back();
         } else {
             self.overlay.keep();
         }
-        txn
+        Txn::Multi(txns)
     }
 
     // --- single operations ---------------------------------------------------------------------

@@ -123,7 +123,9 @@ impl<O: Copy + Eq> SessionTracker<O> {
         let fresh = Tracked { timeout, owner, closing: false, due, filed: due };
         if let Some(tracked) = self.sessions.get_mut(&session)
             && tracked.filed <= due
+            && !tracked.closing
         {
+            // Its bucket lists it still; that of a closing session may be gone.
             *tracked = Tracked { filed: tracked.filed, ..fresh };
             return;
         }
@@ -334,6 +336,17 @@ mod tests {
         let ids: Vec<SessionId> = (1..=10_000).map(SessionId).collect();
         tracker.lead(at(0), ids.iter().map(|id| (*id, Duration::from_secs(4))));
         assert_eq!(expired(&mut tracker, 6000), ids);
+    }
+
+    #[test]
+    fn a_session_that_comes_back_after_its_expiry_expires_again() {
+        let mut tracker = SessionTracker::<u8>::new(TICK);
+        tracker.add(S, Duration::from_secs(4), None, at(0));
+        assert_eq!(expired(&mut tracker, 6000), [S]);
+        tracker.add(S, Duration::from_secs(4), None, at(6000));
+        assert!(tracker.touch(S, at(7000)));
+        assert_eq!(expired(&mut tracker, 11_999), []);
+        assert_eq!(expired(&mut tracker, 12_000), [S]);
     }
 
     #[test]

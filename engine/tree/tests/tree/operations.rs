@@ -302,8 +302,7 @@ fn a_cleared_prep_has_forgotten_what_was_outstanding() {
     let mut server = Server::open();
     server.stage(S, &[], Request::Single(create("/a")));
     server.stage(S, &[], Request::CloseSession);
-    server.staged.clear();
-    server.prep.clear();
+    server.forget_staged();
     assert!(server.prep.session_is_open(&server.tree, S));
     assert_eq!(created(&server.run(create("/a"))), "/a");
 }

@@ -15,6 +15,8 @@ pub(crate) const T: SessionId = SessionId(0x0200_0000_0000_0002);
 pub(crate) struct Server {
     pub(crate) tree: DataTree,
     pub(crate) prep: Prep,
+    /// Prepares the same without digests.
+    plain: Prep,
     pub(crate) watches: WatchTable<u32>,
     pub(crate) fired: Vec<Fired<u32>>,
     pub(crate) zxid: Zxid,
@@ -33,6 +35,7 @@ impl Server {
         Self {
             tree: DataTree::new(7),
             prep: Prep::with_digest(limits),
+            plain: Prep::new(limits),
             watches: WatchTable::new(9),
             fired: Vec::new(),
             zxid: Epoch::new(1).start(),
@@ -64,7 +67,10 @@ impl Server {
     ) -> &Txn<'static> {
         let time = self.next_time();
         self.zxid = self.zxid.next().unwrap();
+        let plain = self.plain.prepare(&self.tree, session, ids, request.clone(), self.zxid, time);
         let txn = self.prep.prepare(&self.tree, session, ids, request, self.zxid, time);
+        assert_eq!(txn, plain, "the digest has a say");
+        assert_eq!(self.plain.digest(), None);
         let kind = txn.kind();
         let header = TxnHeader { session, cxid: 1, zxid: self.zxid, time, kind };
         let digest = self.prep.digest().map(|digest| digest.tree_digest);
@@ -72,11 +78,19 @@ impl Server {
         &self.staged.back().unwrap().1
     }
 
+    /// Loses the leadership with everything staged.
+    pub(crate) fn forget_staged(&mut self) {
+        self.staged.clear();
+        self.prep.clear();
+        self.plain.clear();
+    }
+
     /// Applies the oldest staged transaction.
     pub(crate) fn apply(&mut self) -> Outcome {
         let (header, txn, digest) = self.staged.pop_front().unwrap();
         let outcome = self.tree.apply(&header, &txn, &mut self.watches, &mut self.fired);
         self.prep.committed(header.zxid);
+        self.plain.committed(header.zxid);
         assert_eq!(self.tree.last_zxid(), header.zxid);
         assert_eq!(Some(self.tree.digest()), digest, "prep foresaw another digest: {txn:?}");
         self.log.push((header, txn));
