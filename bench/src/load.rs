@@ -94,7 +94,7 @@ impl Measured {
 enum Phase {
     /// Sessions open; nothing is asked.
     Waiting,
-    /// Requests are sent. Those due from `measured_from` on are measured.
+    /// Requests are sent: warm-up, and from `measured_from` on what is measured.
     Running { measured_from: Nanos },
     /// Nothing new is sent. Requests that were due before `until` are still measured.
     Draining { measured_from: Nanos, until: Nanos },
@@ -378,9 +378,6 @@ fn note(measured: &mut Measured, phase: Phase, kind: Kind, intended: Nanos, code
         Phase::Running { measured_from } => (measured_from, Nanos::MAX),
         Phase::Draining { measured_from, until } => (measured_from, until),
     };
-    if now < from {
-        return;
-    }
     // Throughput is what was done within the time measured, latency that of all requests which were
     // due in it, however long they took.
     if code != 0 {
@@ -388,7 +385,8 @@ fn note(measured: &mut Measured, phase: Phase, kind: Kind, intended: Nanos, code
     } else if now <= until {
         measured.done += 1;
     }
-    if code == 0 && intended >= from {
+    // What was due in the warm-up belongs to it, and shows only in its own samples.
+    if code == 0 && (intended >= from || now < from) {
         measured.latency(kind, now - intended);
     }
 }
@@ -505,6 +503,7 @@ mod tests {
         load.start(0, 50);
         let first = load.session(0).take_out();
         load.receive(0, &answers(&first), 40).unwrap();
+        assert_eq!(load.swap(Measured::new()).done, 1, "the warm-up's own sample");
         let second = load.session(0).take_out();
         load.receive(0, &answers(&second), 60).unwrap();
         let third = load.session(0).take_out();

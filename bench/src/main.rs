@@ -162,7 +162,7 @@ struct Found {
 impl Measuring<'_> {
     fn run(&self, progress: &mut Progress) -> Result<Report> {
         let root = format!("/quorate-bench-{:08x}", run_id());
-        progress.say("making znodes");
+        progress.say("connecting, and making znodes");
         self.prepare(&root)?;
         let made = self.measure(&root, progress);
         progress.say("removing znodes");
