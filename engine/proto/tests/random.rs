@@ -63,6 +63,14 @@ fn fault(ensemble: &mut Ensemble, lcg: &mut Lcg, done: &mut Done, rate: usize) {
             ensemble.heal(sid, other);
         }
     }
+    // A leader that is alone, and does not know it yet.
+    if lcg.one_in(rate * 3)
+        && let Some(leader) = ensemble.leader()
+    {
+        for other in servers.iter().filter(|other| **other != leader) {
+            ensemble.cut(leader, *other);
+        }
+    }
     if lcg.one_in(rate * 2) {
         ensemble.disk(sid).held = true;
     } else if lcg.one_in(rate) {
@@ -97,21 +105,29 @@ fn run(seed: u64, done: &mut Done) {
     let mut lcg = Lcg(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
     let voters = [3, 3, 5, 1][lcg.below(4)];
     let mut ensemble = build(voters, lcg.below(2) as u64);
-    let rate = 10 + lcg.below(60);
+    let rate = 5 + lcg.below(40);
     for sid in ensemble.servers() {
         ensemble.start(sid);
     }
-    for _ in 0..1500 {
+    for step in 0..1500 {
         let steps = ensemble.steps();
-        if steps.is_empty() || lcg.one_in(12) {
+        if steps.is_empty() || lcg.one_in(30) {
             let at = ensemble.next_timeout().unwrap_or(ensemble.now);
             ensemble.advance(at);
         } else {
             ensemble.take(steps[lcg.below(steps.len())]);
         }
         act(&mut ensemble, &mut lcg, done);
-        if lcg.one_in(3) {
+        // Storms and calms: without the latter little is ever committed.
+        if step / 150 % 2 == 0 && lcg.one_in(3) {
             fault(&mut ensemble, &mut lcg, done, rate);
+        } else if step / 150 % 2 == 1 && lcg.one_in(30) {
+            let servers = ensemble.servers();
+            let sid = servers[lcg.below(servers.len())];
+            ensemble.disk(sid).held = false;
+            if !ensemble.is_up(sid) {
+                ensemble.start(sid);
+            }
         }
         ensemble.take_trace();
     }

@@ -61,7 +61,7 @@ impl Node {
         self.disk.recover();
         self.memory.clone_from(&self.disk.history);
         // A commit may have run ahead of the own disk; what is not there is not known any more.
-        self.committed = self.committed.min(self.disk.last());
+        self.committed = self.committed.min(self.disk.last()).max(self.disk.floor);
     }
 
     pub fn own_vote(&self) -> Option<Vote> {
