@@ -33,6 +33,7 @@ struct State {
     role: Role,
     serving: bool,
     failure: Option<String>,
+    end_requested: bool,
     collected: Vec<Histograms>,
     total: Histograms,
 }
@@ -52,6 +53,7 @@ impl Control {
                 role: Role::Looking,
                 serving: false,
                 failure: None,
+                end_requested: false,
                 collected: Vec::new(),
                 total: Histograms::new(),
             }),
@@ -91,6 +93,8 @@ impl Control {
 
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        // Under the lock, or a waiter between its look and its sleep would miss it.
+        drop(self.state());
         self.changed.notify_all();
         self.ring_all();
     }
@@ -109,10 +113,16 @@ impl Control {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Waits until the server stops by itself or by its owner.
-    pub(crate) fn wait_stop(&self) {
+    /// Somebody wants the owner to stop the server.
+    pub(crate) fn request_end(&self) {
+        self.state().end_requested = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the server has stopped by itself or its end was asked for.
+    pub(crate) fn wait_end(&self) {
         let mut state = self.state();
-        while !self.is_stopping() {
+        while !self.is_stopping() && !state.end_requested {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }

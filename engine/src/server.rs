@@ -159,11 +159,17 @@ impl Server {
         self.control.dump()
     }
 
-    /// Waits until the server stops because it could not go on, or was told to stop; the reason in
-    /// the first case.
+    /// Waits until the server stops because it could not go on, or [`Server::request_stop`] was
+    /// called; the reason in the first case.
     pub fn wait(&self) -> Option<String> {
-        self.control.wait_stop();
+        self.control.wait_end();
         self.control.failure()
+    }
+
+    /// Ends every [`Server::wait`]; whoever waits there then calls [`Server::shutdown`]. The server
+    /// goes on until then.
+    pub fn request_stop(&self) {
+        self.control.request_end();
     }
 
     /// Takes no new request, waits up to three seconds for what is under way, and stops.

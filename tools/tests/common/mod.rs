@@ -1,7 +1,7 @@
 //! Real `quorated` processes for the tests: configured, started, signalled, asked, ended.
 //!
 //! Uses loopback, free ports and temporary folders only, and ends only what it started.
-#![allow(dead_code, reason = "each test program uses a part of this module")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of this module")]
 
 pub mod client;
 
