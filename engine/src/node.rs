@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_peer::links::{ConnKey, Message, NetInput, NetOp, Port, ToShard, ToTree};
-use quorate_peer::notice::Level;
+use quorate_peer::notice::{Level, Notice};
 use quorate_peer::{Output, Peer, StateMachine};
 use quorate_proto::{Instant, ServerId};
 use quorate_storage::disk::{DiskDone, DiskOp};
@@ -28,6 +28,8 @@ use crate::runtime::uring::{ConnId, DiskRing, NetEvent, NetRing};
 const TURN_BUDGET: usize = 4096;
 /// How often the tree core is told the wall clock's reading.
 const WALL_CLOCK_EVERY: Duration = Duration::from_millis(50);
+/// A turn that takes longer is told to the operator.
+const SLOW_TURN: Duration = Duration::from_millis(200);
 /// How long a connection to a peer may take (`zookeeper.cnxTimeout`).
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// In-process connections have this bit in their key's index; the ring's never reach it.
@@ -416,6 +418,16 @@ impl<M: StateMachine> Node<M> {
         }
     }
 
+    /// A thread that stands still delays heartbeats; the operator should know which, and for how
+    /// long.
+    fn note_slow_turn(&self, begun: Instant) {
+        let lasted = self.clock.now().since(begun);
+        if lasted >= SLOW_TURN {
+            let text = format!("a turn took {} ms", lasted.as_millis());
+            self.control.notice(&Notice { level: Level::Warn, text });
+        }
+    }
+
     fn has_overflow(&self) -> bool {
         self.outboxes.iter().flatten().any(Sender::has_overflow)
     }
@@ -470,6 +482,7 @@ impl<M: StateMachine> Turn for Node<M> {
         }
         self.record();
         self.publish();
+        self.note_slow_turn(now);
         if busy {
             Progress::Busy
         } else {

@@ -52,8 +52,9 @@ pub struct LogCore {
 enum Writing {
     /// Whether the tree core waits for room.
     Own { waits: bool },
-    /// Whether the link to the leader is paused, and what came since.
-    Installed { paused: bool, queue: VecDeque<(Frame, bool)> },
+    /// Whether the link to the leader is paused, what came since, and whether this server was in
+    /// quarantine before.
+    Installed { paused: bool, queue: VecDeque<(Frame, bool)>, was_quarantined: bool },
 }
 
 impl LogCore {
@@ -130,14 +131,22 @@ impl LogCore {
             ToLog::SaveEpochs(accepted, current) => self.store.save_epochs(accepted, current),
             ToLog::BeginInstall(zxid) => {
                 self.abort_own();
+                let was_quarantined = self.store.is_quarantined();
+                self.store.quarantine();
                 self.store.begin_snapshot(zxid, SnapshotKind::Installed);
-                self.writing =
-                    Some(Writing::Installed { paused: false, queue: VecDeque::new() });
+                let queue = VecDeque::new();
+                self.writing = Some(Writing::Installed { paused: false, queue, was_quarantined });
             }
             ToLog::InstallChunk(bytes, last) => self.install_chunk(bytes, last),
             ToLog::AbortInstall => {
-                if let Some(Writing::Installed { paused, .. }) = self.writing.take() {
+                if let Some(Writing::Installed { paused, was_quarantined, .. }) =
+                    self.writing.take()
+                {
                     self.store.abort_snapshot();
+                    // The old history is still whole.
+                    if !was_quarantined {
+                        self.store.rebuilt();
+                    }
                     if paused {
                         self.send(Message::Shards(ToShard::SnapshotRoom(true)));
                     }
@@ -192,8 +201,14 @@ impl LogCore {
                     self.send(Message::Tree(ToTree::SnapshotNext));
                 }
             }
-            Some(Writing::Installed { paused, queue }) => {
+            Some(Writing::Installed { paused, queue, .. }) => {
                 while self.store.snapshot_room() {
+                    // With the last piece the old history is gone: not before the disk knows that
+                    // this server must not vote until it is level again (R19).
+                    let is_last = queue.front().is_some_and(|(_, last)| *last);
+                    if is_last && !self.store.is_quarantine_durable() {
+                        break;
+                    }
                     let Some((bytes, last)) = queue.pop_front() else { break };
                     self.store.snapshot_chunk(bytes, last);
                 }

@@ -12,8 +12,8 @@ use core::time::Duration;
 use quorate_proto::election::{
     Election, ElectionConfig, ElectionEffect, Notification, PeerState, Vote,
 };
-use quorate_proto::leader::{Leader, LeaderEffect, LeaderPhase, LeaderStart, LearnerRole};
-use quorate_proto::learner::{Learner, LearnerEffect, LearnerStart};
+use quorate_proto::leader::{Leader, LeaderEffect, LeaderPhase, LeaderStart, LearnerRole, ResignReason};
+use quorate_proto::learner::{LeaveReason, Learner, LearnerEffect, LearnerStart};
 use quorate_proto::quorum::Membership;
 use quorate_proto::{
     Durable, Epoch, HistoryIndex, Instant, ProtocolError, ServerId, SyncPlan, Ticks, Zxid,
@@ -28,11 +28,13 @@ use crate::links::{
 use crate::notice::{Level, Notice};
 use crate::timing::{Step, Timings};
 
-/// Pause between two attempts to reach a new leader (`leaderConnectDelayDuringRetryMs`).
-const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// Pause between two attempts to reach a new leader; ZooKeeper's
+/// `leaderConnectDelayDuringRetryMs` is twice as long.
+const LEADER_RETRY: Duration = Duration::from_millis(50);
 
-/// Attempts to reach a new leader before the election starts again.
-const LEADER_ATTEMPTS_MAX: u32 = 20;
+/// Attempts to reach a new leader before the election starts again: half a second, as ZooKeeper's
+/// five attempts.
+const LEADER_ATTEMPTS_MAX: u32 = 10;
 
 /// What a quorum core must know from its configuration.
 #[derive(Clone, Debug)]
@@ -112,6 +114,8 @@ pub struct QuorumCore {
     truncating: bool,
     install: Option<Install>,
     quarantined: Option<String>,
+    /// The last leader wanted a truncation that this history cannot make.
+    wants_snapshot: bool,
     /// Empty, and not allowed to vote before all voters are known to be empty.
     awaiting_empty: bool,
     empty_voters: BTreeSet<ServerId>,
@@ -140,6 +144,7 @@ impl QuorumCore {
             truncating: false,
             install: None,
             quarantined: None,
+            wants_snapshot: false,
             awaiting_empty: false,
             empty_voters: BTreeSet::new(),
             seats: BTreeMap::new(),
@@ -184,8 +189,11 @@ impl QuorumCore {
         membership.voters().len() == 1 && membership.observers().is_empty()
     }
 
+    /// A voter that may have forgotten what it promised, or that came back empty, first joins as an
+    /// observer: its promise must not count (R26).
     fn learner_role(&self) -> LearnerRole {
-        if self.config.membership.is_observer(self.config.sid) {
+        let is_observer = self.config.membership.is_observer(self.config.sid);
+        if is_observer || self.quarantined.is_some() || self.awaits_others() {
             LearnerRole::Observer
         } else {
             LearnerRole::Follower
@@ -380,8 +388,11 @@ impl QuorumCore {
             durable: self.durable,
             committed: self.committed,
         };
-        let learner =
+        let mut learner =
             Learner::new(now, self.config.sid, self.learner_role(), self.config.ticks, start);
+        if core::mem::take(&mut self.wants_snapshot) {
+            learner.ask_for_snapshot();
+        }
         let link = Link::Connecting { attempts: 1 };
         self.role = Role::Learning(Following { learner, leader, link });
         self.to_shards(ToShard::ConnectLeader(leader));
@@ -558,6 +569,10 @@ impl QuorumCore {
                 LeaderEffect::SyncConfirmed { token } => {
                     self.to_tree(ToTree::SyncConfirmed(token));
                 }
+                LeaderEffect::Resign(ResignReason::EpochsExhausted) => {
+                    let why = ResignReason::EpochsExhausted.to_string();
+                    return self.effects.push_back(Effect::Fatal(why));
+                }
                 LeaderEffect::Resign(reason) => self.leave(now, &reason.to_string()),
             }
         }
@@ -671,6 +686,8 @@ impl QuorumCore {
                 }
                 LearnerEffect::PersistCurrentEpoch(epoch) => {
                     self.current = epoch;
+                    // Everything that the leader sent is durable: nothing is missing any more.
+                    self.to_log(ToLog::Rebuilt);
                     self.save_epochs();
                 }
                 LearnerEffect::Append { zxid, txn } => {
@@ -691,28 +708,38 @@ impl QuorumCore {
                 LearnerEffect::SnapshotChunk { bytes, last } => {
                     if last && let Some(install) = &mut self.install {
                         install.complete = true;
+                        let why = "its history was replaced by a snapshot and is not level yet";
+                        self.quarantined.get_or_insert_with(|| why.to_string());
                     }
                     self.to_tree(ToTree::RestoreChunk(bytes.clone(), last));
                     self.to_log(ToLog::InstallChunk(bytes, last));
                 }
-                LearnerEffect::Serve { epoch, committed } => {
-                    self.notice(Level::Info, format!("serves in epoch {epoch}"));
-                    self.election.refresh_peer_epoch(epoch);
-                    if self.quarantined.take().is_some() {
-                        self.notice(Level::Info, "level again: this server may vote".to_string());
-                    }
-                    self.awaiting_empty = false;
-                    self.to_log(ToLog::Rebuilt);
-                    self.commit(now, committed);
-                    self.to_tree(ToTree::Follow);
-                }
+                LearnerEffect::Serve { epoch, committed } => self.serve(now, epoch, committed),
                 LearnerEffect::Commit { through } => self.commit(now, through),
                 LearnerEffect::Revalidated { session, valid } => {
                     self.to_tree(ToTree::Revalidated(session, valid));
                 }
                 LearnerEffect::Synced { request } => self.to_tree(ToTree::Synced(request)),
-                LearnerEffect::Leave(reason) => self.leave(now, &reason.to_string()),
+                LearnerEffect::Leave(reason) => {
+                    self.wants_snapshot = matches!(reason, LeaveReason::NeedsSnapshot { .. });
+                    self.leave(now, &reason.to_string());
+                }
             }
+        }
+    }
+
+    /// UPTODATE: this server is level.
+    fn serve(&mut self, now: Instant, epoch: Epoch, committed: Zxid) {
+        self.notice(Level::Info, format!("serves in epoch {epoch}"));
+        self.election.refresh_peer_epoch(epoch);
+        let was_kept_out = self.quarantined.take().is_some() || self.awaits_others();
+        self.awaiting_empty = false;
+        // A snapshot may have taken the tree back below what was known here, so it is told anew.
+        self.committed = self.committed.max(committed);
+        self.to_tree(ToTree::Commit(committed, now));
+        self.to_tree(ToTree::Follow);
+        if was_kept_out && !self.config.membership.is_observer(self.config.sid) {
+            self.leave(now, "level again, it joins anew as a voter");
         }
     }
 

@@ -459,7 +459,7 @@ impl Core for ShardCore {
                 }
             }
             ShardInput::Net(NetInput::Received { conn, bytes }) => self.received(now, conn, bytes),
-            ShardInput::Net(NetInput::Writable(conn)) => self.learner_writable(conn),
+            ShardInput::Net(NetInput::Writable(conn)) => self.learner_writable(now, conn),
             ShardInput::Net(NetInput::Touch(conn)) => self.touch_client(now, conn),
             ShardInput::Net(NetInput::Closed { conn, reason }) => {
                 let why = reason.unwrap_or_else(|| "the connection was closed".to_string());

@@ -180,6 +180,22 @@ impl Store {
         }
     }
 
+    /// A received snapshot is about to replace the history, and until a leader has brought this
+    /// server level it may lack what it once acknowledged: after a crash it must not vote
+    /// ([`Store::rebuilt`] lifts that, R19).
+    ///
+    /// # Panics
+    /// Before [`StoreEvent::Recovered`].
+    pub fn quarantine(&mut self) {
+        let EpochsRecord { accepted, current, .. } = *self.epochs_ref().wanted();
+        self.want_epochs(accepted, current, true);
+    }
+
+    /// Whether a crash now would find the quarantine on the disk.
+    pub fn is_quarantine_durable(&self) -> bool {
+        self.epochs.as_ref().is_some_and(|epochs| epochs.durable().quarantined)
+    }
+
     /// How far the leader, or this server as leader, knows the history to be committed. Written
     /// with the next batch, found again as [`Recovered::committed_hint`].
     pub fn note_committed(&mut self, zxid: Zxid) {

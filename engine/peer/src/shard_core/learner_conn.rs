@@ -107,7 +107,9 @@ impl ShardCore {
                 self.join(conn, sid, LearnerRole::Follower, is_voter, accepted_epoch)?;
             }
             ToLeader::ObserverInfo { sid, accepted_epoch } => {
-                let is_observer = membership.is_observer(sid);
+                // A voter that may have forgotten something observes until it is level.
+                let is_observer =
+                    membership.is_observer(sid) || membership.voter_index(sid).is_some();
                 self.join(conn, sid, LearnerRole::Observer, is_observer, accepted_epoch)?;
             }
             ToLeader::AckEpoch { current_epoch, last_zxid } => {
@@ -198,6 +200,13 @@ impl ShardCore {
         let Some(learner) = self.learner(conn) else { return };
         let source = if plan == SyncPlan::Snap { Source::Snapshot } else { Source::Log };
         learner.new_leader = task.new_leader;
+        let mut task = task;
+        if learner.is_observer() {
+            // They are due at their commit, which may be held behind this stream.
+            let outstanding = core::mem::take(&mut task.outstanding);
+            let informs = outstanding.into_iter().map(|frame| (proposal_zxid(&frame), frame));
+            learner.informs.extend(informs);
+        }
         learner.stage =
             Stage::Syncing(Syncing { source, task, held: Vec::new(), held_bytes: 0 });
         let packet = match plan {
@@ -274,9 +283,10 @@ impl ShardCore {
         self.net(NetOp::NotifyBelow(conn, self.config.limits.chunk_len));
     }
 
-    pub(super) fn learner_writable(&mut self, conn: ConnKey) {
+    pub(super) fn learner_writable(&mut self, now: Instant, conn: ConnKey) {
         let Some(learner) = self.learner(conn) else { return };
         let Stage::Syncing(sync) = &learner.stage else { return };
+        learner.handler.sent_stream(now);
         match sync.source {
             Source::Snapshot => self.to_tree(ToTree::NextChunk(conn)),
             Source::Log => self.to_log(ToLog::StreamNext(conn)),
@@ -291,7 +301,6 @@ impl ShardCore {
         let Stage::Syncing(sync) = core::mem::replace(&mut learner.stage, Stage::Live) else {
             return;
         };
-        let is_observer = learner.is_observer();
         for frame in sync.task.tail {
             self.send_proposal(now, conn, frame);
         }
@@ -301,11 +310,7 @@ impl ShardCore {
         }
         self.send_packet(conn, &ToLearner::NewLeader { zxid });
         for frame in sync.task.outstanding {
-            if is_observer {
-                self.hold_inform(conn, proposal_zxid(&frame), frame);
-            } else {
-                self.send_proposal(now, conn, frame);
-            }
+            self.send_proposal(now, conn, frame);
         }
         for frame in sync.held {
             self.send_held(now, conn, frame);
