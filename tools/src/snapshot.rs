@@ -1,0 +1,145 @@
+//! `quorate snapshot`: what a snapshot holds, rebuilt and compared with its own digest.
+//!
+//! Reads only.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use quorate_storage::inspect::verify_snapshot;
+use quorate_storage::snapshot::{SnapshotHeader, SnapshotTotals};
+use quorate_tree::snapshot::{Entry, Restore};
+use quorate_wire::native::snapshot::EntryReader;
+use serde_json::{Value, json};
+
+use crate::log::files_of;
+use crate::source::FileSource;
+
+/// Larger than any chunk that a server writes.
+const CHUNK_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// A snapshot whose every checksum, count and digest fits.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The file.
+    pub path: PathBuf,
+    /// Its header.
+    pub header: SnapshotHeader,
+    /// Chunks and bytes.
+    pub totals: SnapshotTotals,
+    /// What the tree in it is; nothing where it is a state of an embedder's own.
+    pub tree: Option<Tree>,
+}
+
+/// The rebuilt tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Open sessions.
+    pub sessions: u64,
+    /// Znodes, the root included.
+    pub nodes: u64,
+    /// The digest.
+    pub digest: u64,
+}
+
+/// The snapshots that `path` names: itself, or all of a data directory in their order.
+///
+/// # Errors
+/// If there is none.
+pub fn snapshots_of(path: &Path) -> Result<Vec<PathBuf>> {
+    files_of(path, "snapshot.", "snapshots")
+}
+
+/// Reads a snapshot, rebuilds the tree in it, and writes a line per entry to `nodes` if asked to.
+///
+/// # Errors
+/// What is wrong with the file, and where.
+pub fn verify(path: &Path, mut nodes: Option<&mut dyn Write>) -> Result<Snapshot> {
+    let of_file = || path.display().to_string();
+    let mut source = FileSource::open(path).with_context(of_file)?;
+    let mut reader = EntryReader::new();
+    let mut restore = Restore::new(0);
+    let mut failed = None;
+    let read = verify_snapshot(&mut source, CHUNK_LEN_MAX, |chunk| {
+        if failed.is_some() {
+            return;
+        }
+        let pushed = reader.push(&chunk, |entry| {
+            if let Some(out) = &mut nodes {
+                write_entry(&entry, out).map_err(|error| error.to_string())?;
+            }
+            restore.push(&entry).map_err(|error| error.to_string())
+        });
+        failed = pushed.err().map(|error| error.to_string());
+    });
+    if let Some(error) = source.take_failure() {
+        return Err(error).with_context(of_file);
+    }
+    let place = |(offset, reason)| anyhow!("{}: at {offset}: {reason}", path.display());
+    let (header, totals) = read.map_err(place)?;
+    if let Some(why) = failed {
+        return Err(anyhow!("{}: {why}", path.display()));
+    }
+    let tree = restore.finish().map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let tree = Tree {
+        sessions: tree.session_count() as u64,
+        nodes: tree.node_count() as u64,
+        digest: tree.digest(),
+    };
+    Ok(Snapshot { path: path.to_owned(), header, totals, tree: Some(tree) })
+}
+
+fn write_entry(entry: &Entry<'_>, out: &mut dyn Write) -> io::Result<()> {
+    match entry {
+        Entry::Session { id, timeout_ms } => writeln!(out, "session {id} {timeout_ms} ms"),
+        Entry::Node { path, data, stat, .. } => {
+            let path = if path.is_empty() { b"/" } else { *path };
+            let len =
+                data.map_or_else(|| "null".to_owned(), |data| format!("{} bytes", data.len()));
+            writeln!(
+                out,
+                "{} {len} version {} mzxid {} owner {:#x}",
+                String::from_utf8_lossy(path).escape_debug(),
+                stat.version,
+                stat.mzxid,
+                stat.ephemeral_owner
+            )
+        }
+        Entry::End(_) => Ok(()),
+    }
+}
+
+impl Snapshot {
+    /// One line for people.
+    pub fn line(&self) -> String {
+        let tree = self.tree.map_or_else(String::new, |tree| {
+            let Tree { sessions, nodes, digest } = tree;
+            format!("{nodes} znodes, {sessions} sessions, digest {digest:#x}; ")
+        });
+        format!(
+            "{}: at {}, server {}, {:?}; {tree}{} bytes in {} chunks; all checks pass",
+            self.path.display(),
+            self.header.zxid,
+            self.header.sid,
+            self.header.kind,
+            self.totals.bytes,
+            self.totals.chunks
+        )
+    }
+
+    /// One object for scripts.
+    pub fn json(&self) -> Value {
+        json!({
+            "file": self.path,
+            "valid": true,
+            "zxid": self.header.zxid.to_string(),
+            "sid": self.header.sid.0,
+            "kind": format!("{:?}", self.header.kind),
+            "bytes": self.totals.bytes,
+            "chunks": self.totals.chunks,
+            "znodes": self.tree.map(|tree| tree.nodes),
+            "sessions": self.tree.map(|tree| tree.sessions),
+            "digest": self.tree.map(|tree| format!("{:#x}", tree.digest)),
+        })
+    }
+}
