@@ -147,6 +147,8 @@ pub enum ToQuorum {
     Recovered(Recovered),
     /// From the log core: the disk's word.
     Durable(Durable),
+    /// From the log core: it no longer holds what comes before this zxid.
+    Forgot(Zxid),
     /// From a shard: a learner introduced itself.
     Joined(ConnKey, ServerId, LearnerRole, Epoch),
     /// From a shard: a learner has made its promise.

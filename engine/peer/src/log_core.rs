@@ -43,6 +43,10 @@ pub struct LogCore {
     writing: Option<Writing>,
     /// What speaks of records that another link has yet to bring.
     early: Vec<ToLog>,
+    /// Whether the disk has been read.
+    recovered: bool,
+    /// The history's floor as the quorum core knows it.
+    floor: Zxid,
     failed: bool,
     effects: VecDeque<Effect>,
     timings: Timings,
@@ -68,6 +72,8 @@ impl LogCore {
             written: VecDeque::new(),
             writing: None,
             early: Vec::new(),
+            recovered: false,
+            floor: Zxid::ZERO,
             failed: false,
             effects: VecDeque::new(),
             timings: Timings::default(),
@@ -259,6 +265,19 @@ impl LogCore {
             self.effects.push_back(Effect::Disk(op));
         }
         self.give_snapshot_room();
+        self.tell_floor();
+    }
+
+    /// Learners behind what the log holds must be given a snapshot.
+    fn tell_floor(&mut self) {
+        if !self.recovered {
+            return;
+        }
+        let floor = self.store.history().floor();
+        if floor > self.floor {
+            self.floor = floor;
+            self.send(Message::Quorum(ToQuorum::Forgot(floor)));
+        }
     }
 
     /// A durable write carries everything that was queued before it.
@@ -300,6 +319,8 @@ impl LogCore {
                     ),
                 );
                 let hint = found.committed_hint;
+                self.recovered = true;
+                self.floor = found.history.floor();
                 self.send(Message::Tree(ToTree::RecoveredEnd(hint)));
                 self.send(Message::Quorum(ToQuorum::Recovered(Recovered {
                     fresh: found.fresh,

@@ -66,6 +66,8 @@ enum Role {
 #[derive(Debug)]
 struct Following {
     learner: Learner<Frame>,
+    /// What it joined as: a voter that had to be kept out of quorums joined as an observer.
+    role: LearnerRole,
     leader: ServerId,
     link: Link,
 }
@@ -388,13 +390,13 @@ impl QuorumCore {
             durable: self.durable,
             committed: self.committed,
         };
-        let mut learner =
-            Learner::new(now, self.config.sid, self.learner_role(), self.config.ticks, start);
+        let role = self.learner_role();
+        let mut learner = Learner::new(now, self.config.sid, role, self.config.ticks, start);
         if core::mem::take(&mut self.wants_snapshot) {
             learner.ask_for_snapshot();
         }
         let link = Link::Connecting { attempts: 1 };
-        self.role = Role::Learning(Following { learner, leader, link });
+        self.role = Role::Learning(Following { learner, role, leader, link });
         self.to_shards(ToShard::ConnectLeader(leader));
     }
 
@@ -732,13 +734,16 @@ impl QuorumCore {
     fn serve(&mut self, now: Instant, epoch: Epoch, committed: Zxid) {
         self.notice(Level::Info, format!("serves in epoch {epoch}"));
         self.election.refresh_peer_epoch(epoch);
-        let was_kept_out = self.quarantined.take().is_some() || self.awaits_others();
+        let Role::Learning(following) = &self.role else { return };
+        let joined_as = following.role;
+        self.quarantined = None;
         self.awaiting_empty = false;
         // A snapshot may have taken the tree back below what was known here, so it is told anew.
         self.committed = self.committed.max(committed);
         self.to_tree(ToTree::Commit(committed, now));
         self.to_tree(ToTree::Follow);
-        if was_kept_out && !self.config.membership.is_observer(self.config.sid) {
+        let is_observer = self.config.membership.is_observer(self.config.sid);
+        if joined_as == LearnerRole::Observer && !is_observer {
             self.leave(now, "level again, it joins anew as a voter");
         }
     }
@@ -815,6 +820,13 @@ impl Core for QuorumCore {
         match input {
             ToQuorum::Recovered(recovered) => self.handle_recovered(now, recovered),
             ToQuorum::Durable(durable) => self.handle_durable(now, durable),
+            ToQuorum::Forgot(floor) => match &mut self.role {
+                Role::Leading(leader) => leader.forget_before(floor),
+                Role::Learning(following) => following.learner.forget_before(floor),
+                Role::Recovering | Role::Settling | Role::Looking => {
+                    self.history.forget_before(floor);
+                }
+            },
             ToQuorum::Joined(conn, sid, role, accepted) => {
                 self.handle_joined(now, conn, sid, role, accepted);
             }

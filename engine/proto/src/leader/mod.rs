@@ -182,6 +182,12 @@ impl<P: Clone> Leader<P> {
         &self.history
     }
 
+    /// The log no longer holds what comes before `floor`, because a snapshot has replaced it:
+    /// learners further back get a snapshot.
+    pub fn forget_before(&mut self, floor: Zxid) {
+        self.history.forget_before(floor);
+    }
+
     /// Gives the history back at the end.
     pub fn into_history(self) -> HistoryIndex {
         self.history

@@ -180,6 +180,12 @@ impl<P> Learner<P> {
         &self.history
     }
 
+    /// The log no longer holds what comes before `floor`, because a snapshot has replaced it:
+    /// as the leader of a later term it would send a snapshot.
+    pub fn forget_before(&mut self, floor: Zxid) {
+        self.history.forget_before(floor);
+    }
+
     /// Gives the history back at the end. It may be ahead of the disk: enter no election before the
     /// disk has caught up (S14).
     pub fn into_history(self) -> HistoryIndex {
