@@ -58,6 +58,10 @@ pub(crate) struct Args {
     /// Servers in this process keep everything in memory instead of on disk
     #[arg(long)]
     pub(crate) memory: bool,
+    /// Sessions reach the servers of this process without sockets, those of a load thread all at one
+    /// server
+    #[arg(long)]
+    pub(crate) in_process: bool,
     /// The folder in which servers in this process get a temporary folder for their data
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -177,6 +181,10 @@ impl Args {
                 bail!("--{name} {value}: expected {} to {}", range.start(), range.end());
             }
         }
+        let is_embedded = self.servers.parse::<u16>().is_ok();
+        if !is_embedded && (self.memory || self.in_process || self.data_dir.is_some()) {
+            bail!("--memory, --in-process and --data-dir are for servers in this process");
+        }
         if self.threads > self.clients {
             bail!("--threads {}: expected at most one for each of --clients", self.threads);
         }
@@ -264,6 +272,15 @@ mod tests {
         ] {
             let error = args(&line).check().unwrap_err().to_string();
             assert!(error.contains(line[0]), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_servers_of_this_process_is_refused_for_others() {
+        for option in ["--memory", "--in-process", "--data-dir=."] {
+            assert!(args(&[option]).check().is_ok());
+            let error = args(&[option, "--servers", "localhost:2181"]).check().unwrap_err();
+            assert!(error.to_string().contains("in this process"), "{error}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Servers in this process, for a run that is not told of running ones.
 //!
-//! Knows no request: the load reaches them by TCP, as it reaches others.
+//! Knows no request: the load reaches them as it reaches others.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -63,6 +63,11 @@ impl Ensemble {
     /// Where clients connect, one address a server.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.servers.iter().filter_map(Server::client_address).collect()
+    }
+
+    /// The server that thread `thread` of an in-process load talks to.
+    pub(crate) fn server_of(&self, thread: usize) -> &Server {
+        &self.servers[thread % self.servers.len()]
     }
 
     /// What the steps of writes took since this was last called, all servers together.

@@ -36,6 +36,8 @@ use open_loop::OpenLoop;
 use progress::Progress;
 use report::{ClientLog, Report, Settings};
 use run::{Course, Plan, Sample, Shared};
+use target::Target;
+use target::in_process::InProcess;
 use target::setup::Direct;
 use target::tcp::Tcp;
 use workload::{Workload, all_paths, key_path};
@@ -244,16 +246,25 @@ impl Measuring<'_> {
             });
             let timeout = args.session_timeout as i32;
             let load = Load::new(count, timeout, args.pipeline, pacing, workload);
-            let tcp = Tcp::new(&self.servers.addresses, count, first)?;
+            let target = self.target(thread, count, first)?;
             let course = Course::new(Arc::clone(&shared), Sender::clone(&sender));
             handles.push(
                 thread::Builder::new()
                     .name(format!("load-{thread}"))
-                    .spawn(move || drive(tcp, load, course))?,
+                    .spawn(move || drive(target, load, course))?,
             );
             first += count;
         }
         Ok(Threads { shared, samples, handles })
+    }
+
+    fn target(&self, thread: usize, count: usize, first: usize) -> Result<Target> {
+        match &self.servers.embedded {
+            Some((ensemble, _)) if self.args.in_process => {
+                Ok(Target::InProcess(InProcess::new(ensemble.server_of(thread), count)))
+            }
+            _ => Ok(Target::Tcp(Tcp::new(&self.servers.addresses, count, first)?)),
+        }
     }
 
     fn wait_ready(&self, threads: &Threads, progress: &mut Progress) -> Result<()> {
@@ -360,6 +371,7 @@ impl Measuring<'_> {
         let is_embedded = self.servers.embedded.is_some();
         Settings {
             servers: if is_embedded { "embedded" } else { "running" },
+            transport: if args.in_process { "in process" } else { "tcp" },
             server_count: self.servers.addresses.len(),
             addresses: self.servers.addresses.iter().map(ToString::to_string).collect(),
             durable: is_embedded.then_some(!args.memory),
@@ -405,8 +417,8 @@ impl Measuring<'_> {
 }
 
 /// A load thread: runs, and tells how many znodes it created.
-fn drive(mut tcp: Tcp, mut load: Load, mut course: Course) -> Result<u64> {
-    tcp.run(&mut load, &mut course).context("the load's poll loop failed")?;
+fn drive(mut target: Target, mut load: Load, mut course: Course) -> Result<u64> {
+    target.run(&mut load, &mut course)?;
     Ok(load.created())
 }
 

@@ -20,6 +20,8 @@ use crate::load::Measured;
 pub(crate) struct Settings {
     /// `embedded` or `running`.
     pub(crate) servers: &'static str,
+    /// `tcp` or `in process`.
+    pub(crate) transport: &'static str,
     pub(crate) server_count: usize,
     pub(crate) addresses: Vec<String>,
     pub(crate) durable: Option<bool>,
@@ -51,12 +53,13 @@ impl Settings {
             _ => "closed loop".to_owned(),
         };
         format!(
-            "{} {} servers{kind}; {} sessions x {} in flight, {pace}; {} bytes, {} znodes, \
+            "{} {} servers{kind}; {} sessions x {} in flight by {}, {pace}; {} bytes, {} znodes, \
              {} % reads",
             self.server_count,
             self.servers,
             self.clients,
             self.pipeline,
+            self.transport,
             self.payload_bytes,
             self.keys,
             self.read_share * 100.0
@@ -283,6 +286,7 @@ mod tests {
         Report {
             settings: Settings {
                 servers: "running",
+                transport: "tcp",
                 server_count: 3,
                 addresses: vec!["127.0.0.1:2181".to_owned()],
                 durable: None,
@@ -330,7 +334,7 @@ mod tests {
         let text = report().text();
         assert!(text.contains("1,000 requests in 2.0 s: 500 per second, 2 errors"), "{text}");
         assert!(
-            text.contains("3 running servers; 4 sessions x 8 in flight, closed loop"),
+            text.contains("3 running servers; 4 sessions x 8 in flight by tcp, closed loop"),
             "{text}"
         );
         assert!(text.contains("  no_node: 2\n"), "{text}");

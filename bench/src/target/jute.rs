@@ -181,7 +181,6 @@ impl Session {
     }
 
     /// All of them, to be sent by another way.
-    #[allow(dead_code, reason = "the way within the process takes them whole")]
     pub(crate) fn take_out(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
