@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
@@ -68,13 +68,18 @@ struct Hopper {
     outbox: Sender<u64>,
     limit: u64,
     seen: u64,
+    last: Option<Instant>,
+    /// The longest time between two items, in nanoseconds.
+    longest: Arc<AtomicU64>,
 }
 
 impl Turn for Hopper {
-    fn turn(&mut self, _now: Instant) -> Progress {
+    fn turn(&mut self, now: Instant) -> Progress {
         let mut busy = false;
         while let Some(item) = self.inbox.pop() {
             busy = true;
+            let gap = self.last.replace(now).map_or(Duration::ZERO, |last| now.since(last));
+            self.longest.fetch_max(gap.as_nanos() as u64, Ordering::Relaxed);
             assert!(item > self.seen || item == 0);
             self.seen = item;
             if item < self.limit {
@@ -159,27 +164,55 @@ fn an_echo_is_served_by_either_host_however_it_idles() {
     }
 }
 
+/// Sends an item to and fro; tells the longest time that one hop there and back took.
+fn hop(hops: u64, idle: Idle) -> Duration {
+    let (left, right) = (bell(), bell());
+    let (mut to_left, at_left) = channel(16, Arc::clone(&left));
+    let (to_right, at_right) = channel(16, Arc::clone(&right));
+    let longest = Arc::new(AtomicU64::new(0));
+    to_left.push(1);
+    let hopper = |inbox, outbox| Hopper {
+        inbox,
+        outbox,
+        limit: hops,
+        seen: 0,
+        last: None,
+        longest: Arc::clone(&longest),
+    };
+    let (on_left, on_right) = (hopper(at_left, to_right), hopper(at_right, to_left));
+    let shard = run_shard_thread(spec("shard", &left, idle), move |_| Ok(on_left)).unwrap();
+    let plain = run_plain_thread(spec("plain", &right, idle), move |_| Ok(on_right)).unwrap();
+    let deadline = Duration::from_secs(120);
+    join_within(shard, deadline).unwrap();
+    join_within(plain, deadline).unwrap();
+    Duration::from_nanos(longest.load(Ordering::Relaxed))
+}
+
+/// Shorter than the pause to which a shard limits a lost wake-up.
+const HOP_MAX: Duration = Duration::from_millis(900);
+
 /// The wake-up test: every hop finds the other side asleep, or about to sleep.
 #[test]
 fn a_hundred_thousand_hops_between_a_shard_and_a_plain_thread_lose_no_wakeup() {
-    const HOPS: u64 = 100_000;
     for idle in [Idle::Park, Idle::SpinThenPark(Duration::from_micros(5))] {
-        let (left, right) = (bell(), bell());
-        let (mut to_left, at_left) = channel(16, Arc::clone(&left));
-        let (to_right, at_right) = channel(16, Arc::clone(&right));
-        to_left.push(1);
-        let shard = run_shard_thread(spec("shard", &left, idle), move |_| {
-            Ok(Hopper { inbox: at_left, outbox: to_right, limit: HOPS, seen: 0 })
-        })
-        .unwrap();
-        let plain = run_plain_thread(spec("plain", &right, idle), move |_| {
-            Ok(Hopper { inbox: at_right, outbox: to_left, limit: HOPS, seen: 0 })
-        })
-        .unwrap();
-        let deadline = Duration::from_secs(120);
-        join_within(shard, deadline).unwrap();
-        join_within(plain, deadline).unwrap();
+        let longest = hop(100_000, idle);
+        assert!(longest < HOP_MAX, "{idle:?}: a wake-up was lost for {longest:?}");
     }
+}
+
+/// Threads that are taken off their CPU at any point, also between two steps of going to sleep.
+#[test]
+fn hops_on_a_busy_machine_lose_no_wakeup() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let burn = || {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+    };
+    let burners: Vec<_> = (0..4).map(|_| burn()).collect();
+    let longest = hop(5_000, Idle::Park);
+    stop.store(true, Ordering::Relaxed);
+    burners.into_iter().for_each(|burner| burner.join().unwrap());
+    assert!(longest < HOP_MAX, "a wake-up was lost for {longest:?}");
 }
 
 /// The CPU time of a thread in ticks of 10 ms.
@@ -212,7 +245,9 @@ fn an_idle_thread_takes_no_turns_and_no_cpu() {
             thread::park_timeout(Duration::from_millis(100));
         }
         assert!(cpu_ticks(name) - ticks <= 1, "{name} used the CPU");
-        assert!(turns.load(Ordering::Relaxed) - taken <= 1, "{name} turned");
+        let turned = turns.load(Ordering::Relaxed) - taken;
+        // A shard looks up once a second, and then spins for its budget.
+        assert!(turned <= 2 || name == "idle-shard", "{name} turned {turned} times");
         ping_pong(address, 10);
         handle.stop();
         join_within(handle, PATIENCE).unwrap();

@@ -340,12 +340,14 @@ fn plain_main<T: Turn>(
     }
 }
 
-/// How long a busy shard turns before the executor's other tasks get their chance.
-const YIELD_AFTER: Duration = Duration::from_micros(100);
+/// Never, in effect. When its preemption timer fires after the executor has looked after its rings
+/// and before it runs a task, glommio 0.9 takes that for "nothing to run" and parks with a runnable
+/// task: on a busy machine one wake-up in some ten thousand was lost with a timer of 1 ms. The driver is
+/// the executor's only task and needs its rings only when it sleeps, so nothing has to preempt it.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
-/// The executor looks after its own rings at least this often while a task runs. Its default of
-/// 100 ms would hold up timers for as long; below 500 us it makes no progress at all.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// The longest sleep. Turns whatever else of that kind may be left from a hang into a pause.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// The executor registers this much memory three times. We give it no disk to write to, and its
 /// default of 10 MiB does not fit into the usual limit of locked memory.
@@ -372,19 +374,13 @@ fn shard_main<T: Turn>(
 }
 
 async fn drive<T: Turn>(mut driver: Driver<T>, mut bell: BellWait) -> io::Result<()> {
-    let mut yielded = driver.now;
     let result = loop {
         match driver.step() {
-            Next::Turn if driver.now.since(yielded) < YIELD_AFTER => {}
-            Next::Turn => {
-                glommio::executor().yield_if_needed().await;
-                glommio::executor().yield_now().await;
-                yielded = driver.now;
-            }
+            Next::Turn => {}
             Next::Sleep { until } => {
-                let woken = bell.wait(driver.timeout(until)).await;
+                let timeout = driver.timeout(until).map_or(SLEEP_MAX, |time| time.min(SLEEP_MAX));
+                let woken = bell.wait(timeout).await;
                 driver.wake();
-                yielded = driver.now;
                 if let Err(error) = woken {
                     break Err(error);
                 }
@@ -413,18 +409,15 @@ impl BellWait {
     }
 
     /// Until the bell rings, or `timeout` has passed.
-    async fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    async fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let eventfd = &self.eventfd;
         let read = self.pending.get_or_insert_with(|| Box::pin(read(Rc::clone(eventfd))));
-        let mut timer = timeout.map(Timer::new);
+        let mut timer = Timer::new(timeout);
         let rang = std::future::poll_fn(|context| {
             if let Poll::Ready(result) = read.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
             }
-            match timer.as_mut().map(|timer| Pin::new(timer).poll(context)) {
-                Some(Poll::Ready(_)) => Poll::Ready(None),
-                Some(Poll::Pending) | None => Poll::Pending,
-            }
+            Pin::new(&mut timer).poll(context).map(|_| None)
         })
         .await;
         match rang {
