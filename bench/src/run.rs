@@ -146,7 +146,7 @@ impl Course {
                 }
             }
             Stage::Draining { until } => {
-                if load.is_drained() || now >= until || stopped {
+                if load.is_drained() || now >= until {
                     load.give_up(now);
                     let start = self.shared.start.load(Ordering::Relaxed);
                     self.hand_over(load, now.saturating_sub(start) / SAMPLE_EVERY, true);
