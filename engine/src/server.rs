@@ -35,7 +35,7 @@ use crate::runtime::host::{
     ThreadHandle, ThreadSpec, TurnContext, run_plain_thread, run_shard_thread,
 };
 use crate::runtime::idle::Idle;
-use crate::runtime::net::{bind, resolve};
+use crate::runtime::net::{AddressError, bind, resolve};
 use crate::runtime::placement::{Placement, Plan, PlanOptions, Role as PlannedRole};
 use crate::runtime::queue::{Receiver, Sender, channel};
 use crate::runtime::topology::{Cpu, Topology};
@@ -49,6 +49,8 @@ const VERSION: &str = concat!("quorate-", env!("CARGO_PKG_VERSION"));
 const QUEUE_LEN: usize = 16 * 1024;
 /// How long a stopping server waits for what is under way.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
+/// How long a port may be held by a predecessor that has ended.
+const BIND_TIME: Duration = Duration::from_secs(2);
 /// Connections of peers that may wait to be accepted.
 const PEER_BACKLOG: u32 = 128;
 
@@ -588,7 +590,18 @@ fn listen(address: &HostPort, backlog: u32) -> Result<TcpListener, Error> {
     } else {
         *resolve(&address.to_string())?.first().expect("a resolved name has an address")
     };
-    Ok(bind(resolved, backlog)?)
+    // The kernel takes rings apart some milliseconds after their process has ended, and until then
+    // a killed predecessor's sockets keep their ports.
+    let until = Instant::now() + BIND_TIME;
+    loop {
+        match bind(resolved, backlog) {
+            Ok(listener) => return Ok(listener),
+            Err(AddressError::InUse { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Held as long as the server lives: two servers on one directory would destroy it.
