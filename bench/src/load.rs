@@ -96,7 +96,7 @@ enum Phase {
     Waiting,
     /// Requests are sent: warm-up, and from `measured_from` on what is measured.
     Running { measured_from: Nanos },
-    /// Nothing new is sent. Requests that were due before `until` are still measured.
+    /// Nothing new falls due. Requests that were due before `until` are still sent and measured.
     Draining { measured_from: Nanos, until: Nanos },
 }
 
@@ -168,19 +168,20 @@ impl Load {
         self.tick(now);
     }
 
-    /// Sends nothing more; what was due before `now` is still waited for.
+    /// Nothing is due any more; what was due before `now` is still sent and waited for.
     pub(crate) fn stop(&mut self, now: Nanos) {
         if let Phase::Running { measured_from } = self.phase {
             if let Pacing::Open(open) = &mut self.pacing {
-                open.gather(now);
+                open.stop(now);
             }
             self.phase = Phase::Draining { measured_from, until: now };
         }
     }
 
-    /// Whether an answer is still awaited.
+    /// Whether everything that was due is answered.
     pub(crate) fn is_drained(&self) -> bool {
-        self.sessions.iter().all(|session| session.outstanding() == 0)
+        let is_waiting = matches!(&self.pacing, Pacing::Open(open) if open.is_waiting());
+        !is_waiting && self.sessions.iter().all(|session| session.outstanding() == 0)
     }
 
     /// Counts what was never answered: it took at least until now. An open loop would otherwise leave
@@ -241,7 +242,7 @@ impl Load {
 
     /// Sends what is due by `now`: requests of an open loop.
     pub(crate) fn tick(&mut self, now: Nanos) {
-        if !matches!((&self.pacing, self.phase), (Pacing::Open(_), Phase::Running { .. })) {
+        if !matches!(self.pacing, Pacing::Open(_)) || self.phase == Phase::Waiting {
             return;
         }
         while let Some(index) = self.free_session() {
@@ -322,12 +323,17 @@ impl Load {
         Ok(())
     }
 
+    const fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
     /// Session `index` may have room.
     fn offer(&mut self, index: usize, now: Nanos) {
-        if !matches!(self.phase, Phase::Running { .. }) || !self.sessions[index].is_ready() {
+        if self.phase == Phase::Waiting || !self.sessions[index].is_ready() {
             return;
         }
         match self.pacing {
+            Pacing::Closed if self.is_draining() => {}
             Pacing::Closed => {
                 while self.sessions[index].outstanding() < self.depth {
                     self.send(index, now, now);
@@ -356,7 +362,10 @@ impl Load {
 
     fn send(&mut self, index: usize, intended: Nanos, now: Nanos) {
         self.sessions[index].send(&self.workload.next(), intended, now);
-        if let (Pacing::Open(_), Phase::Running { measured_from }) = (&self.pacing, self.phase)
+        if let (
+            Pacing::Open(_),
+            Phase::Running { measured_from } | Phase::Draining { measured_from, .. },
+        ) = (&self.pacing, self.phase)
             && intended >= measured_from
         {
             self.measured.lateness.saturating_record((now - intended).max(1));
@@ -495,6 +504,26 @@ mod tests {
         assert_eq!(measured.writes.len(), 100);
         assert_eq!((measured.done, measured.errors["unanswered"]), (0, 100));
         assert!(measured.writes.min() >= 99 * MS && measured.writes.max() >= 199 * MS);
+    }
+
+    #[test]
+    fn what_was_due_before_the_end_is_sent_after_it() {
+        let open = OpenLoop::new(1_000.0, Arrivals::Fixed, 1);
+        let mut load = load(1, 1, Pacing::Open(open));
+        load.start(0, 0);
+        load.stop(3 * MS);
+        assert!(!load.is_drained());
+        for now in [4 * MS, 5 * MS, 6 * MS] {
+            load.tick(now);
+            let bytes = load.session(0).take_out();
+            load.receive(0, &answers(&bytes), now).unwrap();
+        }
+        assert!(load.is_drained());
+        load.tick(100 * MS);
+        load.give_up(100 * MS);
+        let measured = load.swap(Measured::new());
+        assert_eq!((measured.writes.len(), measured.error_count()), (3, 0));
+        assert_eq!(measured.done, 0, "none of it was done within the time");
     }
 
     #[test]

@@ -67,6 +67,17 @@ impl OpenLoop {
         }
     }
 
+    /// Nothing is due after `now`; what is due by then and was not sent still waits.
+    pub(crate) fn stop(&mut self, now: u64) {
+        self.gather(now);
+        self.due = f64::INFINITY;
+    }
+
+    /// Whether a request that is due was not sent.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// When the next request is due, if none waits already.
     pub(crate) const fn due(&self) -> u64 {
         self.due as u64
@@ -129,5 +140,16 @@ mod tests {
             open.never_sent().collect::<Vec<_>>(),
             [2_000_000, 3_000_000, 4_000_000, 5_000_000]
         );
+    }
+
+    #[test]
+    fn a_stopped_schedule_keeps_what_was_due_and_adds_nothing() {
+        let mut open = OpenLoop::new(1_000.0, Arrivals::Fixed, 1);
+        open.start(0);
+        open.stop(2_500_000);
+        assert!(open.is_waiting());
+        let rest: Vec<u64> = std::iter::from_fn(|| open.take(u64::MAX)).collect();
+        assert_eq!(rest, [1_000_000, 2_000_000]);
+        assert!(!open.is_waiting());
     }
 }
