@@ -137,7 +137,7 @@ fn rtt() -> Outcome {
             stream.set_nodelay(true)?;
             // A client that sleeps would measure its own wake-up.
             stream.set_nonblocking(true)?;
-            let mut times = Histogram::<u64>::new(3)?;
+            let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
             let mut buffer = [0; MESSAGE];
             for _ in 0..ROUNDS {
                 let sent = StdInstant::now();
@@ -198,7 +198,7 @@ fn hop() -> Outcome {
                 Host::Shard => run_shard_thread(spec, build)?,
                 Host::Plain => run_plain_thread(spec, build)?,
             };
-            let mut times = Histogram::<u64>::new(3)?;
+            let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
             for hop in 0..HOPS {
                 let sent = StdInstant::now();
                 out.push(hop);
@@ -261,7 +261,7 @@ fn disk(dir: PathBuf) -> Outcome {
                 sync: true,
             })?;
         }
-        let mut times = Histogram::<u64>::new(3)?;
+        let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
         ring.take_sync_times()
             .for_each(|(_, time)| times.saturating_record(time.as_nanos() as u64));
         let access = if ring.is_direct() { "direct" } else { "buffered" };
