@@ -162,7 +162,7 @@ impl Report {
             }
         }
         json!({
-            "throughput_per_second": rounded(self.throughput()),
+            "throughput": rounded(self.throughput()),
             "operations": self.measured.done,
             "errors": self.measured.error_count(),
             "errors_by_name": self.measured.errors,
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn the_json_object_has_what_scripts_ask_for() {
         let json = report().json();
-        assert_eq!(json["throughput_per_second"], 500.0);
+        assert_eq!(json["throughput"], 500.0);
         assert_eq!(json["errors"], 2);
         assert_eq!(json["errors_by_name"]["no_node"], 2);
         for name in ["p50", "p90", "p99", "p99_9", "max"] {

@@ -40,7 +40,7 @@ fn an_ensemble_on_disk_is_measured_and_nothing_stays_behind_but_the_results() {
     let out = tempfile::tempdir().expect("a temporary folder");
     let json = json_of(&bench(out.path(), &["--servers", "3", "--read-share", "0.5"]));
     assert_eq!(json["errors"], 0);
-    assert!(json["throughput_per_second"].as_f64().expect("a number") > 100.0, "{json}");
+    assert!(json["throughput"].as_f64().expect("a number") > 100.0, "{json}");
     for kind in ["all", "write", "read"] {
         let found = &json["latency_us_by_kind"][kind];
         let at = |name: &str| found[name].as_f64().expect("a number");

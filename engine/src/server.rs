@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use quorate_peer::links::{Message, Port};
 use quorate_peer::log_core::LogCore;
 use quorate_peer::quorum_core::{QuorumConfig, QuorumCore};
-use quorate_peer::shard_core::{ShardConfig, ShardCore};
+use quorate_peer::shard_core::{ShardConfig, ShardCore, Words};
 use quorate_peer::tree_core::{TreeConfig, TreeCore};
 use quorate_peer::znode::ZnodeMachine;
 use quorate_peer::{Limits, Peer, StateMachine};
@@ -287,6 +287,8 @@ impl Parts {
                                 limits,
                                 config_hash,
                                 cluster_id: config.cluster_id,
+                                clients_per_host_max: config.max_client_cnxns,
+                                words: words(config),
                             }),
                         );
                     }
@@ -490,6 +492,15 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
+fn words(config: &Config) -> Words {
+    match &config.four_letter_words {
+        config::FourLetterWords::All => Words::All,
+        config::FourLetterWords::Listed(words) => {
+            Words::Listed(words.iter().filter_map(|word| word.as_bytes().try_into().ok()).collect())
+        }
+    }
+}
+
 fn tree_config(config: &Config, limits: Limits) -> TreeConfig {
     TreeConfig {
         sid: config.my_sid,
@@ -557,9 +568,10 @@ fn has_initialize_mark(config: &Config) -> bool {
     config.standalone || config.data_dir.join("initialize").exists()
 }
 
-/// Our files lie beside ZooKeeper's `version-2`, never in it.
+/// Our files lie beside ZooKeeper's `version-2`, never in it, and all of them where the log is
+/// wanted: a snapshot that is written elsewhere could not be ordered with it.
 fn store_folder(config: &Config) -> PathBuf {
-    config.data_dir.join("quorate")
+    config.data_log_dir.join("quorate")
 }
 
 /// Where each peer is; names are resolved at each use, because they may change.

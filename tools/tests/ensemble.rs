@@ -39,10 +39,8 @@ fn a_kazoo_session_of_a_dead_server_goes_on_elsewhere_with_its_ephemerals() {
     let Some(python) = python_with_kazoo() else { return };
     let mut ensemble = Ensemble::started(3, "");
     let leader = ensemble.wait_leader();
-    let others: Vec<String> = (0..3)
-        .filter(|n| *n != leader)
-        .map(|n| ensemble.members[n].client.to_string())
-        .collect();
+    let others: Vec<String> =
+        (0..3).filter(|n| *n != leader).map(|n| ensemble.members[n].client.to_string()).collect();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kazoo/moves.py");
     let mut child = Command::new(python)
         .arg(script)
@@ -105,9 +103,8 @@ fn no_acknowledged_write_is_lost_when_the_leader_is_killed_twenty_times() {
     let mut ensemble = Ensemble::started(3, "");
     let addresses: Vec<_> = ensemble.members.iter().map(|member| member.client).collect();
     let stop = AtomicBool::new(false);
-    let writers: Vec<Writer> = (0..3)
-        .map(|_| Writer { acknowledged: Arc::default(), gap: Arc::default() })
-        .collect();
+    let writers: Vec<Writer> =
+        (0..3).map(|_| Writer { acknowledged: Arc::default(), gap: Arc::default() }).collect();
     let mut outages = Vec::new();
     thread::scope(|scope| {
         for (name, writer) in writers.iter().enumerate() {

@@ -26,8 +26,12 @@ fn read_all(ensemble: &Ensemble, count: usize) {
     for member in &ensemble.members {
         let mut client = Client::connect(member.client, 10_000).expect("a session");
         client.sync("/").expect("a sync");
-        let names: Vec<String> =
-            client.children("/").expect("a list").into_iter().filter(|n| n != "zookeeper").collect();
+        let names: Vec<String> = client
+            .children("/")
+            .expect("a list")
+            .into_iter()
+            .filter(|n| n != "zookeeper")
+            .collect();
         assert_eq!(names.len(), count, "server {} has other nodes", member.sid);
     }
 }

@@ -60,6 +60,31 @@ pub struct ShardConfig {
     pub config_hash: u64,
     /// The cluster's id, 0 if it has none.
     pub cluster_id: u64,
+    /// Client connections that one address may have on this shard (maxClientCnxns), 0 for any
+    /// number.
+    pub clients_per_host_max: u32,
+    /// The four-letter words that are answered (`4lw.commands.whitelist`).
+    pub words: Words,
+}
+
+/// Which four-letter words are answered, of those that are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// All of them.
+    All,
+    /// These; `srvr` and `qsta` always are.
+    Listed(Vec<[u8; 4]>),
+}
+
+impl Words {
+    fn allow(&self, word: [u8; 4]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(listed) => {
+                matches!(&word, b"srvr" | b"qsta") || listed.contains(&word)
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -209,6 +234,15 @@ impl ShardCore {
         }
         let body_max = self.config.limits.body_max;
         let kind = match port {
+            Port::Client if self.has_too_many(peer) => {
+                self.net(NetOp::Close { conn, flush: false });
+                let max = self.config.clients_per_host_max;
+                self.notice(
+                    Level::Warn,
+                    format!("refused {}: its host has {max} connections (maxClientCnxns)", name(peer)),
+                );
+                return;
+            }
             Port::Client => {
                 self.strangers += 1;
                 self.clients += 1;
@@ -230,6 +264,15 @@ impl ShardCore {
         if self.strangers > 0 && self.next_sweep.is_none() {
             self.next_sweep = Some(now + SWEEP_TIME);
         }
+    }
+
+    fn has_too_many(&self, peer: Option<SocketAddr>) -> bool {
+        let max = self.config.clients_per_host_max as usize;
+        let Some(host) = peer.map(|peer| peer.ip()).filter(|_| max > 0) else { return false };
+        let is_same = |entry: &&Conn| {
+            matches!(entry.kind, Kind::Client(_)) && entry.peer.map(|peer| peer.ip()) == Some(host)
+        };
+        self.conns.values().filter(is_same).count() >= max
     }
 
     fn received(&mut self, now: Instant, conn: ConnKey, bytes: Frame) {

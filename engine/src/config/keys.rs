@@ -57,7 +57,7 @@ const EXACT: &[(&str, Fate)] = &[
     ("maxClientCnxns", Honoured),
     ("minSessionTimeout", Honoured),
     ("maxSessionTimeout", Honoured),
-    ("globalOutstandingLimit", Honoured),
+    ("globalOutstandingLimit", WithoutEffect("back-pressure has bounds of its own")),
     ("jute.maxbuffer", Honoured),
     ("4lw.commands.whitelist", Honoured),
     ("jute.maxbuffer.extrasize", WithoutEffect("the sum of both is bounded at 4 MiB")),

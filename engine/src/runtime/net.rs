@@ -119,6 +119,6 @@ mod tests {
             assert!(error.to_string().starts_with(name), "{error}");
         }
         let addresses = resolve("127.0.0.1:2181").unwrap();
-        assert_eq!(addresses, ["127.0.0.1:2181".parse().unwrap()]);
+        assert_eq!(addresses, ["127.0.0.1:2181".parse::<SocketAddr>().unwrap()]);
     }
 }

@@ -21,7 +21,8 @@ const PURE: &[&str] =
     &["engine/proto", "engine/tree", "engine/wire", "engine/storage", "engine/peer"];
 
 /// What pure code must not name.
-const IMPURE: &[&str] = &["std::fs", "std::net", "std::time", "std::thread", "Instant::now", "SystemTime"];
+const IMPURE: &[&str] =
+    &["std::fs", "std::net", "std::time", "std::thread", "Instant::now", "SystemTime"];
 
 /// The only files with unsafe code.
 const UNSAFE_CORNERS: &[&str] = &["engine/src/runtime/uring/", "engine/src/runtime/pool.rs"];

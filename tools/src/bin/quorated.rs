@@ -3,7 +3,8 @@
 //! Reads its configuration, starts the server, reports through the log, and stops in order. Decides
 //! nothing about either.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +12,7 @@ use std::thread;
 use clap::Parser;
 use quorate::config::HostPort;
 use quorate::{Config, ConfigError, Server};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +28,9 @@ Examples:
   quorated /etc/zookeeper/conf/zoo.cfg       a member of the ensemble that the file describes
   quorated --standalone                      one server, data in ./quorate-data, clients on 2181
   quorated --standalone --data-dir /var/lib/quorate --client-port 12181
+
+SIGUSR1 writes what the steps of writes took since the last one to dataDir/quorate-N.hlog, for
+`quorate hist`. SIGTERM and SIGINT drain and stop.
 
 Exit codes: 0 stopped by a signal, 2 wrong configuration, 3 could not start, 4 could not go on.
 The log's detail follows RUST_LOG, e.g. RUST_LOG=debug.";
@@ -97,9 +101,10 @@ fn main() -> ExitCode {
 
 fn summary(config: &Config) -> String {
     let members = config.servers.len();
-    let client = config.client.as_ref().map_or("no client port".to_owned(), |client| {
-        format!("clients on {client}")
-    });
+    let client = match &config.client {
+        Some(client) => format!("clients on {client}"),
+        None => "no client port".to_owned(),
+    };
     if config.standalone {
         format!("stands alone, {client}, data in {}", config.data_dir.display())
     } else {
@@ -109,6 +114,7 @@ fn summary(config: &Config) -> String {
 
 fn run(config: Config) -> ExitCode {
     tracing::info!("server {}: {}", config.my_sid, summary(&config));
+    let folder = config.data_dir.clone();
     let server = match Server::start(config) {
         Ok(server) => Arc::new(server),
         Err(error) => {
@@ -116,7 +122,7 @@ fn run(config: Config) -> ExitCode {
             return ExitCode::from(EXIT_START);
         }
     };
-    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+    let mut signals = match Signals::new([SIGTERM, SIGINT, SIGUSR1]) {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("quorated: signals cannot be handled: {error}");
@@ -126,10 +132,17 @@ fn run(config: Config) -> ExitCode {
     let handle = signals.handle();
     let stopping = Arc::clone(&server);
     let listener = thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
+        let mut dumps = 0;
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                dumps += 1;
+                dump_histograms(&stopping, &folder.join(format!("quorate-{dumps}.hlog")));
+                continue;
+            }
             let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
             tracing::info!("{name}: draining, then stopping");
             stopping.request_stop();
+            return;
         }
     });
     let failure = server.wait();
@@ -151,5 +164,13 @@ fn run(config: Config) -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn dump_histograms(server: &Server, file: &Path) {
+    let histograms = server.take_histograms();
+    match File::create(file).and_then(|mut out| histograms.write_log(&mut out)) {
+        Ok(()) => tracing::info!("histograms written to {}", file.display()),
+        Err(error) => tracing::error!("{}: {error}", file.display()),
     }
 }

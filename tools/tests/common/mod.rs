@@ -150,11 +150,8 @@ impl Member {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "server {} runs already", self.sid);
         self.starts += 1;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("a log file");
+        let log =
+            File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_quorated"))
             .arg(&self.config)
             .stdin(Stdio::null())

@@ -84,9 +84,7 @@ impl ShardCore {
             match client.state {
                 State::First { .. } => {
                     let Some(first) = client.reader.peek4() else { return Ok(()) };
-                    if let Detected::FourLetterWord(word) = Detected::detect(&first)
-                        && admin::is_served(word)
-                    {
+                    if let Some(word) = self.served_word(first) {
                         return self.admin_word(conn, word);
                     }
                 }
@@ -101,6 +99,7 @@ impl ShardCore {
                 }
                 State::Open => {}
             }
+            let Some(client) = self.client(conn) else { return Ok(()) };
             let Some(frame) = client.reader.next_frame()? else { return Ok(()) };
             if client.state == State::Open {
                 client.in_flight += 1;
@@ -136,6 +135,18 @@ impl ShardCore {
             client.in_flight += 1;
             let ping = RawRequest { xid: -2, opcode: 11, body: Frame::default(), at: now };
             self.to_tree(ToTree::Request(conn, ping));
+        }
+    }
+
+    /// The word that the first bytes are, if it is answered here; anything else is a length.
+    fn served_word(&self, first: [u8; 4]) -> Option<[u8; 4]> {
+        match Detected::detect(&first) {
+            Detected::FourLetterWord(word)
+                if admin::is_served(word) && self.config.words.allow(word) =>
+            {
+                Some(word)
+            }
+            Detected::FourLetterWord(_) | Detected::Jute | Detected::Native => None,
         }
     }
 
