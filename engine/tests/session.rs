@@ -34,9 +34,8 @@ struct Ensemble {
 impl Ensemble {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let configs =
-            Config::local_ensemble_with(folder.path(), 3, |builder| builder.ticks(TICKS))
-                .expect("three configurations");
+        let configs = Config::local_ensemble_with(folder.path(), 3, |builder| builder.ticks(TICKS))
+            .expect("three configurations");
         let servers: Vec<Server> = configs
             .into_iter()
             .map(|config| Server::start(config).expect("a server starts"))
@@ -169,9 +168,8 @@ fn operations_of_one_session_take_effect_in_the_order_made() {
     let ensemble = Ensemble::start();
     let session = session(ensemble.follower());
     session.create("/order", b"", CreateMode::Persistent).wait().expect("a create");
-    let pending: Vec<_> = (0..500)
-        .map(|n: u32| session.set_data("/order", &n.to_le_bytes(), n as i32))
-        .collect();
+    let pending: Vec<_> =
+        (0..500).map(|n: u32| session.set_data("/order", &n.to_le_bytes(), n as i32)).collect();
     let read = session.get_data("/order");
     for (n, pending) in pending.into_iter().enumerate() {
         let stat = pending.wait().expect("every version is the one before plus one");
@@ -267,7 +265,13 @@ fn a_watch_fires_once_and_before_the_change_is_read() {
 
 fn create<'a>(path: &'a [u8], data: &'a [u8]) -> Op<'a> {
     let acl = vec![Acl::open()];
-    Op::Create { path, data: Some(data), acl, flags: CreateMode::Persistent.flags(), with_stat: false }
+    Op::Create {
+        path,
+        data: Some(data),
+        acl,
+        flags: CreateMode::Persistent.flags(),
+        with_stat: false,
+    }
 }
 
 #[test]
