@@ -23,10 +23,11 @@ impl Idle {
     /// twice what sleeping at once would have.
     pub const ADAPTIVE: Self = Self::SpinThenPark(Duration::from_micros(50));
 
-    /// The default for `threads` turning threads on `cpus` CPUs: with fewer CPUs than threads a
-    /// spinning thread delays the very thread whose work it waits for.
+    /// The default for `threads` turning threads on `cpus` CPUs. Without a CPU to spare, a spinning
+    /// thread delays the very peer, client or disk whose work it waits for: two spinning ends on
+    /// one CPU exchanged 4 000 messages a second where two sleeping ones exchanged 20 000.
     pub const fn default_for(threads: usize, cpus: usize) -> Self {
-        if threads > cpus { Self::Park } else { Self::ADAPTIVE }
+        if threads < cpus { Self::ADAPTIVE } else { Self::Park }
     }
 
     /// How long to look before sleeping; `None`: for ever.
@@ -44,9 +45,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_threads_than_cpus_do_not_spin() {
+    fn threads_spin_only_with_a_cpu_to_spare() {
         assert_eq!(Idle::default_for(2, 1), Idle::Park);
-        assert_eq!(Idle::default_for(2, 2), Idle::ADAPTIVE);
+        assert_eq!(Idle::default_for(2, 2), Idle::Park);
+        assert_eq!(Idle::default_for(2, 3), Idle::ADAPTIVE);
         assert_eq!(Idle::Park.budget(), Some(Duration::ZERO));
         assert_eq!(Idle::Spin.budget(), None);
     }

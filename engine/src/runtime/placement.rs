@@ -16,6 +16,7 @@ pub enum Placement {
     /// Two threads: the shard with the log, and the quorum with the tree. For two or three CPUs.
     Compact,
     /// Quorum, tree and log apart as far as there are CPUs, every other CPU a shard.
+    /// The CPUs are taken to be ours alone, so the threads spin.
     Dedicated,
 }
 
@@ -132,7 +133,13 @@ impl Plan {
             }
             Placement::Dedicated => dedicated(cpus.len(), options.shards),
         };
-        let idle = options.idle.unwrap_or_else(|| Idle::default_for(groups.len(), cpus.len()));
+        let idle = options.idle.unwrap_or_else(|| match placement {
+            // Whoever dedicates CPUs has nothing else to run on them.
+            Placement::Dedicated if groups.len() <= cpus.len() => Idle::ADAPTIVE,
+            Placement::Single | Placement::Compact | Placement::Dedicated => {
+                Idle::default_for(groups.len(), cpus.len())
+            }
+        });
         // With more threads than CPUs a binding would only keep the scheduler from helping.
         let pins = options.pin && groups.len() <= cpus.len();
         let thread = |(index, roles)| ThreadPlan {
@@ -207,11 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn more_threads_than_cpus_neither_spin_nor_are_bound() {
+    fn threads_are_bound_if_there_are_cpus_and_spin_if_one_is_left() {
         let options = PlanOptions { placement: Some(Placement::Compact), ..pinned() };
         let plan = Plan::new(&options, &cpus(1));
         assert!(plan.threads.iter().all(|t| t.cpu.is_none() && t.idle == Idle::Park));
         let plan = Plan::new(&options, &cpus(2));
+        assert!(plan.threads.iter().all(|t| t.cpu.is_some() && t.idle == Idle::Park));
+        let dedicated = Plan::new(&pinned(), &cpus(4));
+        assert!(dedicated.threads.iter().all(|t| t.cpu.is_some() && t.idle == Idle::ADAPTIVE));
+        let plan = Plan::new(&options, &cpus(3));
         assert!(plan.threads.iter().all(|t| t.cpu.is_some() && t.idle == Idle::ADAPTIVE));
     }
 
