@@ -302,7 +302,7 @@ impl Session {
                 Some(Arrival::Bytes(_, bytes)) => {
                     let response = bytes
                         .get(4..)
-                        .ok_or(jute_error())
+                        .ok_or_else(jute_error)
                         .and_then(|frame| {
                             jute::ConnectResponse::decode(frame).map_err(|_| jute_error())
                         })?;
