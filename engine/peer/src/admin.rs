@@ -40,7 +40,9 @@ pub(crate) fn answer(
         b"ruok" => String::from("imok"),
         b"isro" => String::from(if serving { "rw" } else { "null" }),
         b"qsta" => status(version, shard, quorum, tree),
-        _ if !serving => String::from("This ZooKeeper instance is not currently serving requests\n"),
+        _ if !serving => {
+            String::from("This ZooKeeper instance is not currently serving requests\n")
+        }
         b"mntr" => mntr(version, quorum, tree),
         _ => srvr(version, shard, quorum, tree),
     }
@@ -71,9 +73,10 @@ fn mntr(version: &str, quorum: &AdminQuorum, tree: &AdminTree) -> String {
     let _ = writeln!(text, "zk_watch_count\t{}", fact(tree, "watches"));
     let _ = writeln!(text, "zk_ephemerals_count\t{}", fact(tree, "ephemerals"));
     if quorum.role == "leader" {
-        let synced = quorum.learners.iter().filter(|(_, role, _, level)| {
-            *level && *role == LearnerRole::Follower
-        });
+        let synced = quorum
+            .learners
+            .iter()
+            .filter(|(_, role, _, level)| *level && *role == LearnerRole::Follower);
         let _ = writeln!(text, "zk_learners\t{}", quorum.learners.len());
         let _ = writeln!(text, "zk_synced_followers\t{}", synced.count());
     }

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod admin;
+mod block;
 pub mod core_trait;
 mod hash;
 pub mod limits;

@@ -19,6 +19,14 @@ use quorate_wire::Frame;
 
 use crate::notice::Notice;
 
+/// The shard that keeps the link to the leader and the election links.
+pub const LINK_SHARD: u16 = 0;
+
+/// One attempt to follow a leader, never the same twice in a process. What is said about the link to
+/// the leader names it, so that nothing late reaches the next leader or the next learner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub u64);
+
 /// One connection of one server, never the same twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnKey {
@@ -67,12 +75,13 @@ pub enum ToShard {
     Notify(ServerId, Notification),
     /// From the quorum core: whether learners are accepted, and of which epoch.
     Accepting(bool),
-    /// From the quorum core: open the link to the leader.
-    ConnectLeader(ServerId),
+    /// From the quorum core: open the link to the leader, for this term.
+    ConnectLeader(ServerId, Term),
     /// From the quorum core: close the link to the leader.
     DropLeader,
-    /// From the quorum or the tree core: send this on the link to the leader.
-    ToLeader(ToLeader<Frame>),
+    /// From the quorum or the tree core: send this on the link to the leader, if it is still that of
+    /// this term: the links of the two cores have no order between each other.
+    ToLeader(Term, ToLeader<Frame>),
     /// From the quorum core: answer a learner's FOLLOWERINFO.
     LeaderInfo(ConnKey, Epoch),
     /// From the quorum core: bring a learner level.
@@ -143,7 +152,7 @@ pub struct SyncTask {
 /// What shards, the tree core and the log core tell the quorum core.
 #[derive(Clone, Debug)]
 pub enum ToQuorum {
-    /// From the log core: what the disk held at start.
+    /// From the tree core, when it has taken in all that the disk held at start.
     Recovered(Recovered),
     /// From the log core: the disk's word.
     Durable(Durable),
@@ -177,11 +186,11 @@ pub enum ToQuorum {
     /// From a shard: the election link to a peer is up.
     PeerUp(ServerId),
     /// From a shard: the link to the leader is up and the leader has welcomed us.
-    LeaderUp,
+    LeaderUp(Term),
     /// From a shard: the link to the leader is gone or could not be made.
-    LeaderDown(String),
+    LeaderDown(Term, String),
     /// From a shard: a packet of the leader.
-    FromLeader(ToLearner<Frame>),
+    FromLeader(Term, ToLearner<Frame>),
     /// From a shard: an administrator's word, to be answered in parts.
     Admin(ConnKey, [u8; 4], AdminShard),
     /// From the tree core: send this to one learner, behind every proposal made so far and every
@@ -241,12 +250,13 @@ pub enum ToTree {
     RecoveredChunk(Frame, bool),
     /// From the log core, at start: a record behind the snapshot.
     RecoveredRecord(Zxid, Frame),
-    /// From the log core, at start: that was all; up to here it was known to be committed.
-    RecoveredEnd(Zxid),
+    /// From the log core, at start: that was all. The tree core hands it on to the quorum core, so
+    /// that no role begins before the state is here.
+    RecoveredEnd(Recovered),
     /// From the quorum core: this server leads; the first zxid follows the epoch's start.
     Lead(Epoch),
-    /// From the quorum core: this server serves as a learner.
-    Follow,
+    /// From the quorum core: this server serves as a learner in this term.
+    Follow(Term),
     /// From the quorum core: this server does not serve; its log ends at this zxid, and what was
     /// staged beyond it never reached the log.
     Look(Zxid),
@@ -262,16 +272,18 @@ pub enum ToTree {
     RestoreChunk(Frame, bool),
     /// From the quorum core: it will not be completed.
     AbortRestore,
-    /// From the quorum core: answer the leader's PING with the sessions touched.
-    AnswerPing(u64),
+    /// From the quorum core: answer the leader's PING of this term and round with the sessions
+    /// touched.
+    AnswerPing(Term, u64),
     /// From the quorum core: a forwarded sync is answered.
     Synced(Frame),
     /// From the quorum core: a session's revalidation is answered.
     Revalidated(SessionId, bool),
     /// From the quorum core: a sync of this leader's own, by its token.
     SyncConfirmed(u64),
-    /// From the quorum core: cut a snapshot for a learner, here in the order of commits.
-    CutFor(ConnKey),
+    /// From the quorum core: cut a snapshot for a learner, here in the order of commits, at this
+    /// zxid.
+    CutFor(ConnKey, Zxid),
     /// From a shard: the learner has room for the next piece.
     NextChunk(ConnKey),
     /// From a shard: a learner's connection is gone.
@@ -290,12 +302,12 @@ pub enum ToTree {
     Touched(ConnKey, Frame),
     /// From a shard: a session has moved to a learner.
     Revalidate(ConnKey, SessionId, Duration),
-    /// From the log core: room for the next piece of our own snapshot.
-    SnapshotNext,
+    /// From the log core: room for the next piece of our own snapshot, begun at this zxid.
+    SnapshotNext(Zxid),
     /// From the log core: our own snapshot is complete and verified.
     SnapshotWritten(Zxid),
-    /// From the log core: our own snapshot cannot be written; the log goes on.
-    SnapshotFailed,
+    /// From the log core: our own snapshot, begun at this zxid, cannot be written; the log goes on.
+    SnapshotFailed(Zxid),
     /// From the quorum core: an administrator's word with what is known so far.
     Admin(ConnKey, [u8; 4], AdminShard, AdminQuorum),
 }

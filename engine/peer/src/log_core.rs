@@ -55,7 +55,7 @@ pub struct LogCore {
 #[derive(Debug, PartialEq, Eq)]
 enum Writing {
     /// Whether the tree core waits for room.
-    Own { waits: bool },
+    Own { zxid: Zxid, waits: bool },
     /// Whether the link to the leader is paused, what came since, and whether this server was in
     /// quarantine before.
     Installed { paused: bool, queue: VecDeque<(Frame, bool)>, was_quarantined: bool },
@@ -159,11 +159,16 @@ impl LogCore {
                 }
             }
             ToLog::BeginSnapshot(zxid) => {
+                // The quorum core's snapshot of the leader has overtaken the tree core's own.
+                if matches!(self.writing, Some(Writing::Installed { .. })) {
+                    self.send(Message::Tree(ToTree::SnapshotFailed(zxid)));
+                    return;
+                }
                 self.store.begin_snapshot(zxid, SnapshotKind::Own);
-                self.writing = Some(Writing::Own { waits: false });
+                self.writing = Some(Writing::Own { zxid, waits: false });
             }
             ToLog::SnapshotChunk(bytes, last) => {
-                if let Some(Writing::Own { waits }) = &mut self.writing {
+                if let Some(Writing::Own { waits, .. }) = &mut self.writing {
                     *waits = !last;
                     self.store.snapshot_chunk(bytes, last);
                 }
@@ -201,10 +206,11 @@ impl LogCore {
     /// Hands on what a snapshot's source may add now, and holds the source while there is no room.
     fn give_snapshot_room(&mut self) {
         match &mut self.writing {
-            Some(Writing::Own { waits }) => {
+            Some(Writing::Own { zxid, waits }) => {
                 if *waits && self.store.snapshot_room() {
                     *waits = false;
-                    self.send(Message::Tree(ToTree::SnapshotNext));
+                    let zxid = *zxid;
+                    self.send(Message::Tree(ToTree::SnapshotNext(zxid)));
                 }
             }
             Some(Writing::Installed { paused, queue, .. }) => {
@@ -321,8 +327,7 @@ impl LogCore {
                 let hint = found.committed_hint;
                 self.recovered = true;
                 self.floor = found.history.floor();
-                self.send(Message::Tree(ToTree::RecoveredEnd(hint)));
-                self.send(Message::Quorum(ToQuorum::Recovered(Recovered {
+                self.send(Message::Tree(ToTree::RecoveredEnd(Recovered {
                     fresh: found.fresh,
                     accepted_epoch: found.accepted_epoch,
                     current_epoch: found.current_epoch,
@@ -346,10 +351,7 @@ impl LogCore {
                     self.streams.remove(&stream);
                     self.by_conn.remove(&conn);
                 }
-                self.send(Message::Shard(
-                    conn.shard,
-                    ToShard::StreamChunk(conn, frames, last),
-                ));
+                self.send(Message::Shard(conn.shard, ToShard::StreamChunk(conn, frames, last)));
             }
             StoreEvent::SnapshotWritten { zxid } => {
                 self.writing = None;
@@ -358,7 +360,7 @@ impl LogCore {
             StoreEvent::SnapshotFailed { zxid, error } => {
                 self.writing = None;
                 self.notice(Level::Warn, format!("no snapshot at {zxid}: {error}"));
-                self.send(Message::Tree(ToTree::SnapshotFailed));
+                self.send(Message::Tree(ToTree::SnapshotFailed(zxid)));
             }
             StoreEvent::Failed(error) => {
                 self.failed = true;

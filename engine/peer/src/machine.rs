@@ -111,14 +111,30 @@ pub trait StateMachine: Send + 'static {
     /// transaction too: it keeps its place in the order.
     fn prepare(&mut self, proposal: &Proposal<'_>, txn: &mut BytesMut) -> i32;
 
+    /// Whether a transaction that a leader sends can be applied: its type is known and its record can
+    /// be decoded. Called before it is logged, so that a faulty leader costs its link only (R28).
+    ///
+    /// # Errors
+    /// What does not hold together.
+    fn judge_transaction(_kind: i32, _record: &[u8]) -> Result<(), String>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
+
     /// Applies a committed transaction; watch events go to `events` in the order in which they must
     /// reach their connections.
     ///
     /// # Panics
     /// If the record cannot be decoded: it passed [`StateMachine::prepare`], so the server's state
     /// cannot be trusted any more (R39).
-    fn apply(&mut self, header: &TxnHeader, record: &[u8], events: &mut Vec<Event>)
-    -> SessionChange;
+    fn apply(
+        &mut self,
+        header: &TxnHeader,
+        record: &[u8],
+        events: &mut Vec<Event>,
+    ) -> SessionChange;
 
     /// Appends the answer to the client whose transaction was applied last, whole with its framing.
     fn encode_reply(&mut self, header: &TxnHeader, out: &mut BytesMut);

@@ -68,8 +68,9 @@ impl<M: StateMachine> Peer<M> {
     }
 
     /// Adds a shard under its index.
-    pub fn add_shard(&mut self, index: u16, shard: ShardCore) {
+    pub fn add_shard(&mut self, index: u16, mut shard: ShardCore) {
         assert!(index < self.shard_count, "shard {index} of {}", self.shard_count);
+        shard.judge_with(M::judge_transaction);
         self.shards.push((index, shard));
     }
 
@@ -168,12 +169,7 @@ impl<M: StateMachine> Peer<M> {
         true
     }
 
-    fn dispatch(
-        &mut self,
-        now: Instant,
-        message: Message,
-        clock: &mut impl FnMut() -> Instant,
-    ) {
+    fn dispatch(&mut self, now: Instant, message: Message, clock: &mut impl FnMut() -> Instant) {
         match message {
             Message::Shard(index, message) => {
                 if let Some(at) = self.shards.iter().position(|(shard, _)| *shard == index) {

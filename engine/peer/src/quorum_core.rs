@@ -12,8 +12,10 @@ use core::time::Duration;
 use quorate_proto::election::{
     Election, ElectionConfig, ElectionEffect, Notification, PeerState, Vote,
 };
-use quorate_proto::leader::{Leader, LeaderEffect, LeaderPhase, LeaderStart, LearnerRole, ResignReason};
-use quorate_proto::learner::{LeaveReason, Learner, LearnerEffect, LearnerStart};
+use quorate_proto::leader::{
+    Leader, LeaderEffect, LeaderPhase, LeaderStart, LearnerRole, ResignReason,
+};
+use quorate_proto::learner::{Learner, LearnerEffect, LearnerStart, LeaveReason};
 use quorate_proto::quorum::Membership;
 use quorate_proto::{
     Durable, Epoch, HistoryIndex, Instant, ProtocolError, ServerId, SyncPlan, Ticks, Zxid,
@@ -23,7 +25,8 @@ use quorate_wire::Frame;
 use crate::core_trait::Core;
 use crate::limits::Limits;
 use crate::links::{
-    AdminQuorum, ConnKey, Effect, Message, Recovered, SyncTask, ToLog, ToQuorum, ToShard, ToTree,
+    AdminQuorum, ConnKey, Effect, LINK_SHARD, Message, Recovered, SyncTask, Term, ToLog, ToQuorum,
+    ToShard, ToTree,
 };
 use crate::notice::{Level, Notice};
 use crate::timing::{Step, Timings};
@@ -98,7 +101,6 @@ struct LearnerSeat {
 struct Awaited {
     zxid: Zxid,
     proposed: Instant,
-    acked: bool,
 }
 
 /// The core that decides the order.
@@ -121,8 +123,12 @@ pub struct QuorumCore {
     /// Empty, and not allowed to vote before all voters are known to be empty.
     awaiting_empty: bool,
     empty_voters: BTreeSet<ServerId>,
+    /// The attempt to follow that is under way or was the last.
+    term: Term,
     seats: BTreeMap<ConnKey, LearnerSeat>,
     awaited: VecDeque<Awaited>,
+    /// How many of `awaited`, from the front, a follower has.
+    acked_by_one: usize,
     pings: VecDeque<(u64, Instant)>,
     effects: VecDeque<Effect>,
     timings: Timings,
@@ -149,8 +155,10 @@ impl QuorumCore {
             wants_snapshot: false,
             awaiting_empty: false,
             empty_voters: BTreeSet::new(),
+            term: Term::default(),
             seats: BTreeMap::new(),
             awaited: VecDeque::new(),
+            acked_by_one: 0,
             pings: VecDeque::new(),
             effects: VecDeque::new(),
             timings: Timings::default(),
@@ -299,7 +307,7 @@ impl QuorumCore {
         let note = Notification { from: sid, state: PeerState::Looking, vote, round: 0 };
         for to in self.config.membership.voters().to_vec() {
             if to != sid {
-                self.to_shards(ToShard::Notify(to, note));
+                self.send(Message::Shard(LINK_SHARD, ToShard::Notify(to, note)));
             }
         }
     }
@@ -335,7 +343,7 @@ impl QuorumCore {
         while let Some(effect) = self.election.poll_effect() {
             match effect {
                 ElectionEffect::Notify { to, notification } => {
-                    self.to_shards(ToShard::Notify(to, notification));
+                    self.send(Message::Shard(LINK_SHARD, ToShard::Notify(to, notification)));
                 }
                 ElectionEffect::Elected(vote) => self.handle_elected(now, vote),
             }
@@ -397,7 +405,8 @@ impl QuorumCore {
         }
         let link = Link::Connecting { attempts: 1 };
         self.role = Role::Learning(Following { learner, role, leader, link });
-        self.to_shards(ToShard::ConnectLeader(leader));
+        self.term.0 += 1;
+        self.connect_leader(leader);
     }
 
     /// Ends a term in whatever phase it is. The reported zxid is always the disk's (S14), so the
@@ -410,15 +419,18 @@ impl QuorumCore {
                 self.to_shards(ToShard::Accepting(false));
                 self.seats.clear();
                 self.awaited.clear();
+                self.acked_by_one = 0;
                 self.pings.clear();
             }
             Role::Learning(following) => {
-                self.notice(
-                    Level::Warn,
-                    format!("leaves server {}: {why}", following.leader),
-                );
+                self.notice(Level::Warn, format!("leaves server {}: {why}", following.leader));
                 self.history = following.learner.into_history();
-                self.to_shards(ToShard::DropLeader);
+                if self.install.as_ref().is_some_and(|install| install.complete) {
+                    // What a snapshot has not reached yet is not held any more; this server is in
+                    // quarantine until it is.
+                    self.committed = self.committed.min(self.history.last());
+                }
+                self.send(Message::Shard(LINK_SHARD, ToShard::DropLeader));
                 if self.install.as_ref().is_some_and(|install| !install.complete) {
                     self.install = None;
                     self.to_log(ToLog::AbortInstall);
@@ -494,14 +506,11 @@ impl QuorumCore {
         if !counts {
             return;
         }
-        for awaited in &mut self.awaited {
-            if awaited.zxid > zxid {
-                break;
-            }
-            if !awaited.acked {
-                awaited.acked = true;
-                self.timings.note(Step::FirstAck, awaited.proposed, now);
-            }
+        while let Some(awaited) = self.awaited.get(self.acked_by_one)
+            && awaited.zxid <= zxid
+        {
+            self.timings.note(Step::FirstAck, awaited.proposed, now);
+            self.acked_by_one += 1;
         }
     }
 
@@ -511,7 +520,7 @@ impl QuorumCore {
             return;
         }
         self.timings.note(Step::Prepared, at, now);
-        self.awaited.push_back(Awaited { zxid, proposed: now, acked: false });
+        self.awaited.push_back(Awaited { zxid, proposed: now });
         leader.propose(now, zxid, frame);
         self.drain_leader(now);
     }
@@ -615,7 +624,7 @@ impl QuorumCore {
         self.notice(Level::Info, format!("synchronises server {to}: {plan:?} up to {cut}"));
         // Behind every Commit sent so far: the cut is exactly at `snapshot_at`.
         if plan == SyncPlan::Snap {
-            self.to_tree(ToTree::CutFor(conn));
+            self.to_tree(ToTree::CutFor(conn, snapshot_at));
         }
         self.send(Message::Shard(conn.shard, ToShard::Sync(conn, task)));
     }
@@ -640,6 +649,7 @@ impl QuorumCore {
             }
             self.timings.note(Step::Quorum, awaited.proposed, now);
             self.awaited.pop_front();
+            self.acked_by_one = self.acked_by_one.saturating_sub(1);
         }
         self.to_tree(ToTree::Commit(through, now));
     }
@@ -671,8 +681,13 @@ impl QuorumCore {
         {
             following.link = Link::Connecting { attempts: attempts + 1 };
             let leader = following.leader;
-            self.to_shards(ToShard::ConnectLeader(leader));
+            self.connect_leader(leader);
         }
+    }
+
+    fn connect_leader(&mut self, leader: ServerId) {
+        let message = ToShard::ConnectLeader(leader, self.term);
+        self.send(Message::Shard(LINK_SHARD, message));
     }
 
     fn drain_learner(&mut self, now: Instant) {
@@ -680,8 +695,13 @@ impl QuorumCore {
             let Role::Learning(following) = &mut self.role else { return };
             let Some(effect) = following.learner.poll_effect() else { return };
             match effect {
-                LearnerEffect::Send(packet) => self.to_shards(ToShard::ToLeader(packet)),
-                LearnerEffect::AnswerPing { round } => self.to_tree(ToTree::AnswerPing(round)),
+                LearnerEffect::Send(packet) => {
+                    let message = ToShard::ToLeader(self.term, packet);
+                    self.send(Message::Shard(LINK_SHARD, message));
+                }
+                LearnerEffect::AnswerPing { round } => {
+                    self.to_tree(ToTree::AnswerPing(self.term, round));
+                }
                 LearnerEffect::PersistAcceptedEpoch(epoch) => {
                     self.accepted = epoch;
                     self.save_epochs();
@@ -741,7 +761,7 @@ impl QuorumCore {
         // A snapshot may have taken the tree back below what was known here, so it is told anew.
         self.committed = self.committed.max(committed);
         self.to_tree(ToTree::Commit(committed, now));
-        self.to_tree(ToTree::Follow);
+        self.to_tree(ToTree::Follow(self.term));
         let is_observer = self.config.membership.is_observer(self.config.sid);
         if joined_as == LearnerRole::Observer && !is_observer {
             self.leave(now, "level again, it joins anew as a voter");
@@ -759,10 +779,7 @@ impl QuorumCore {
             Durable::Snapshot { zxid } => {
                 self.install = None;
                 self.durable = zxid;
-                if matches!(self.role, Role::Settling) {
-                    self.history = HistoryIndex::new(zxid);
-                    self.committed = self.committed.max(zxid);
-                }
+                self.committed = self.committed.max(zxid);
             }
         }
         match &mut self.role {
@@ -785,7 +802,12 @@ impl QuorumCore {
                     .seats
                     .values()
                     .map(|seat| {
-                        (seat.sid, seat.role, leader.acked(seat.sid).unwrap_or_default(), seat.level)
+                        (
+                            seat.sid,
+                            seat.role,
+                            leader.acked(seat.sid).unwrap_or_default(),
+                            seat.level,
+                        )
                     })
                     .collect();
                 (leader.epoch(), Some(self.config.sid), learners, leader.last_proposed())
@@ -870,9 +892,13 @@ impl Core for QuorumCore {
                 }
                 self.drain_election(now);
             }
-            ToQuorum::LeaderUp => self.handle_leader_up(now),
-            ToQuorum::LeaderDown(why) => self.handle_leader_down(now, &why),
-            ToQuorum::FromLeader(packet) => {
+            ToQuorum::LeaderUp(term)
+            | ToQuorum::LeaderDown(term, _)
+            | ToQuorum::FromLeader(term, _)
+                if term != self.term => {}
+            ToQuorum::LeaderUp(_) => self.handle_leader_up(now),
+            ToQuorum::LeaderDown(_, why) => self.handle_leader_down(now, &why),
+            ToQuorum::FromLeader(_, packet) => {
                 let Role::Learning(following) = &mut self.role else { return };
                 if let Err(error) = following.learner.handle_packet(now, packet) {
                     self.leave(now, &error.to_string());

@@ -27,6 +27,7 @@ use self::client_conn::ClientConn;
 use self::election_link::ElectionLinks;
 use self::leader_link::LeaderLink;
 use self::learner_conn::LearnerConn;
+use crate::block::make_room;
 use crate::core_trait::Core;
 use crate::hash::Map;
 use crate::limits::Limits;
@@ -80,12 +81,13 @@ impl Words {
     fn allow(&self, word: [u8; 4]) -> bool {
         match self {
             Self::All => true,
-            Self::Listed(listed) => {
-                matches!(&word, b"srvr" | b"qsta") || listed.contains(&word)
-            }
+            Self::Listed(listed) => matches!(&word, b"srvr" | b"qsta") || listed.contains(&word),
         }
     }
 }
+
+/// Whether a transaction's type and record can be applied; if not, why.
+pub(crate) type JudgeTransaction = fn(i32, &[u8]) -> Result<(), String>;
 
 #[derive(Debug)]
 struct Conn {
@@ -96,14 +98,24 @@ struct Conn {
 #[derive(Debug)]
 enum Kind {
     /// On a peer port, before its Hello.
-    Stranger { reader: FrameReader, port: Port, deadline: Instant },
+    Stranger {
+        reader: FrameReader,
+        port: Port,
+        deadline: Instant,
+    },
     Client(ClientConn),
     Learner(LearnerConn),
     Leader(LeaderLink),
     /// A peer sends us its notifications.
-    ElectionIn { reader: FrameReader, sid: ServerId },
+    ElectionIn {
+        reader: FrameReader,
+        sid: ServerId,
+    },
     /// We send a peer our notifications.
-    ElectionOut { reader: FrameReader, sid: ServerId },
+    ElectionOut {
+        reader: FrameReader,
+        sid: ServerId,
+    },
 }
 
 /// Why a connection is being closed by us.
@@ -146,6 +158,7 @@ pub struct ShardCore {
     draining: bool,
     next_sweep: Option<Instant>,
     out: BytesMut,
+    judge: JudgeTransaction,
     effects: VecDeque<Effect>,
     timings: Timings,
 }
@@ -167,9 +180,15 @@ impl ShardCore {
             draining: false,
             next_sweep: None,
             out: BytesMut::new(),
+            judge: |_, _| Ok(()),
             effects: VecDeque::new(),
             timings: Timings::default(),
         }
+    }
+
+    /// What decides whether a leader's transaction can be applied here.
+    pub(crate) const fn judge_with(&mut self, judge: JudgeTransaction) {
+        self.judge = judge;
     }
 
     /// The steps noted since the last call.
@@ -208,6 +227,7 @@ impl ShardCore {
 
     /// Encodes one frame with this shard's buffer.
     fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Frame {
+        make_room(&mut self.out);
         encode(&mut self.out);
         Frame::from(self.out.split().freeze())
     }
@@ -239,7 +259,10 @@ impl ShardCore {
                 let max = self.config.clients_per_host_max;
                 self.notice(
                     Level::Warn,
-                    format!("refused {}: its host has {max} connections (maxClientCnxns)", name(peer)),
+                    format!(
+                        "refused {}: its host has {max} connections (maxClientCnxns)",
+                        name(peer)
+                    ),
                 );
                 return;
             }
@@ -346,9 +369,9 @@ impl ShardCore {
                 self.to_tree(ToTree::Disconnect(conn));
             }
             Kind::Learner(learner) => self.learner_closed(conn, &learner),
-            Kind::Leader(_) => {
+            Kind::Leader(link) => {
                 self.leader.closed(conn);
-                self.to_quorum(ToQuorum::LeaderDown(why.to_string()));
+                self.to_quorum(ToQuorum::LeaderDown(link.term, why.to_string()));
             }
             Kind::ElectionIn { .. } => {}
             Kind::ElectionOut { sid, .. } => self.elections.closed(now, sid),
@@ -495,8 +518,8 @@ impl Core for ShardCore {
                 }
             }
             ShardInput::Net(NetInput::ConnectFailed { token, reason }) => {
-                if self.leader.failed(token) {
-                    self.to_quorum(ToQuorum::LeaderDown(reason));
+                if let Some(term) = self.leader.failed(token) {
+                    self.to_quorum(ToQuorum::LeaderDown(term, reason));
                 } else {
                     self.elections.connect_failed(now, token);
                 }
@@ -543,9 +566,9 @@ impl ShardCore {
                     self.close_learners(now);
                 }
             }
-            ToShard::ConnectLeader(sid) => self.connect_leader(sid),
+            ToShard::ConnectLeader(sid, term) => self.connect_leader(sid, term),
             ToShard::DropLeader => self.drop_leader(),
-            ToShard::ToLeader(packet) => self.to_leader(&packet),
+            ToShard::ToLeader(term, packet) => self.to_leader(term, &packet),
             ToShard::LeaderInfo(conn, epoch) => self.leader_info(conn, epoch),
             ToShard::Sync(conn, task) => self.begin_sync(now, conn, task),
             ToShard::UpToDate(conn, committed) => self.up_to_date(conn, committed),

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::BytesMut;
-use quorate_proto::{Instant, ServerId, SessionId, Ticks, Zxid};
+use quorate_proto::{Instant, ServerId, SessionId, Ticks, ToLeader, Zxid};
 use quorate_tree::session::SessionIds;
 use quorate_wire::Frame;
 use quorate_wire::jute::txn::decode_header;
@@ -27,7 +27,7 @@ use crate::admin;
 use crate::core_trait::Core;
 use crate::hash::Map;
 use crate::limits::Limits;
-use crate::links::{ConnKey, Effect, Message, ToQuorum, ToShard, ToTree};
+use crate::links::{ConnKey, Effect, LINK_SHARD, Message, Term, ToQuorum, ToShard, ToTree};
 use crate::machine::{Event, SessionChange, StateMachine};
 use crate::notice::{Level, Notice};
 use crate::timing::{Step, Timings};
@@ -56,7 +56,7 @@ pub struct TreeConfig {
 enum Mode {
     /// The disk is being read, or there is no leader.
     Idle,
-    Following,
+    Following(Term),
     Leading(Leading),
 }
 
@@ -77,6 +77,8 @@ pub struct TreeCore<M: StateMachine> {
     /// Sessions heard of since the leader's last PING.
     touched: Map<SessionId, Duration>,
     session_ids: SessionIds,
+    /// Names a sync at the quorum core; never the same twice, whatever the term.
+    sync_token: u64,
     snapshots: Snapshots<M>,
     encoder: ProposalEncoder,
     replies: BytesMut,
@@ -92,6 +94,7 @@ impl<M: StateMachine> TreeCore<M> {
     pub fn new(config: TreeConfig, machine: M) -> Self {
         Self {
             session_ids: SessionIds::new(config.sid),
+            sync_token: 0,
             snapshots: Snapshots::default(),
             config,
             machine,
@@ -155,6 +158,10 @@ impl<M: StateMachine> TreeCore<M> {
         self.send(Message::Quorum(message));
     }
 
+    fn to_leader(&mut self, term: Term, packet: ToLeader<Frame>) {
+        self.send(Message::Shard(LINK_SHARD, ToShard::ToLeader(term, packet)));
+    }
+
     fn notice(&mut self, level: Level, text: String) {
         self.effects.push_back(Effect::Notice(Notice { level, text }));
     }
@@ -214,6 +221,7 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     fn after_commit(&mut self, now: Instant) {
+        self.answer_revalidations();
         self.take_waiting(now);
         self.maybe_snapshot();
     }
@@ -244,7 +252,7 @@ impl<M: StateMachine> TreeCore<M> {
 }
 
 /// Bytes of a transaction's header.
-const HEADER_LEN: usize = 32;
+pub(crate) const HEADER_LEN: usize = 32;
 
 impl<M: StateMachine> Core for TreeCore<M> {
     type Input = ToTree;
@@ -263,9 +271,12 @@ impl<M: StateMachine> Core for TreeCore<M> {
                 self.stage(zxid, frame);
                 self.commit(now, known, now);
             }
-            ToTree::RecoveredEnd(hint) => self.commit(now, hint, now),
+            ToTree::RecoveredEnd(recovered) => {
+                self.commit(now, recovered.committed_hint, now);
+                self.to_quorum(ToQuorum::Recovered(recovered));
+            }
             ToTree::Lead(epoch) => self.lead(now, epoch),
-            ToTree::Follow => self.mode = Mode::Following,
+            ToTree::Follow(term) => self.mode = Mode::Following(term),
             ToTree::Look(last) => self.look(last),
             ToTree::Stage(zxid, frame) => self.stage(zxid, frame),
             ToTree::Truncate(to) => {
@@ -283,11 +294,11 @@ impl<M: StateMachine> Core for TreeCore<M> {
                 }
             }
             ToTree::AbortRestore => self.abort_restore(),
-            ToTree::AnswerPing(round) => self.answer_ping(round),
+            ToTree::AnswerPing(term, round) => self.answer_ping(term, round),
             ToTree::Synced(request) => self.handle_synced(now, &request),
             ToTree::Revalidated(session, valid) => self.handle_revalidated(session, valid),
             ToTree::SyncConfirmed(token) => self.handle_sync_confirmed(now, token),
-            ToTree::CutFor(conn) => self.cut_for(conn),
+            ToTree::CutFor(conn, at) => self.cut_for(conn, at),
             ToTree::NextChunk(conn) => self.next_chunk(conn),
             ToTree::LearnerGone(conn) => self.learner_gone(conn),
             ToTree::Connect(conn, attempt) => self.connect(now, conn, attempt),
@@ -297,11 +308,12 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::Forwarded(conn, frame, at) => self.handle_forwarded(now, conn, &frame, at),
             ToTree::Touched(conn, touches) => self.handle_touched(now, conn, &touches),
             ToTree::Revalidate(conn, session, _) => self.handle_revalidate(now, conn, session),
-            ToTree::SnapshotNext => self.snapshot_next(),
+            ToTree::SnapshotNext(zxid) => self.snapshot_next(zxid),
             ToTree::SnapshotWritten(zxid) => {
+                self.own_snapshot_ended(zxid);
                 self.notice(Level::Info, format!("snapshot at {zxid} written and verified"));
             }
-            ToTree::SnapshotFailed => self.end_own_cut(),
+            ToTree::SnapshotFailed(zxid) => self.own_snapshot_ended(zxid),
             ToTree::Admin(conn, word, shard, quorum) => {
                 let mut facts = BTreeMap::new();
                 self.machine.facts(&mut |name, value| {
@@ -315,7 +327,10 @@ impl<M: StateMachine> Core for TreeCore<M> {
                     facts,
                 };
                 let text = admin::answer(word, self.config.version, &shard, &quorum, &state);
-                self.to_shard(conn, ToShard::AdminReply(conn, Frame::from(bytes::Bytes::from(text))));
+                self.to_shard(
+                    conn,
+                    ToShard::AdminReply(conn, Frame::from(bytes::Bytes::from(text))),
+                );
             }
         }
     }
@@ -331,7 +346,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.mode {
             Mode::Leading(leading) => leading.next_expiry(),
-            Mode::Idle | Mode::Following => None,
+            Mode::Idle | Mode::Following(_) => None,
         }
     }
 

@@ -11,7 +11,6 @@ use core::time::Duration;
 use bytes::BytesMut;
 use quorate_proto::{SessionId, Zxid};
 use quorate_tree::acl::{self, Id};
-use quorate_tree::{DIGEST_VERSION, ErrorCode, Permissions};
 use quorate_tree::apply::Outcome;
 use quorate_tree::data_tree::DataTree;
 use quorate_tree::prep::{Prep, PrepLimits};
@@ -19,6 +18,7 @@ use quorate_tree::request::{self, Request};
 use quorate_tree::snapshot::{Cut, Entry, Restore};
 use quorate_tree::txn::{Txn, TxnHeader};
 use quorate_tree::watch::{Fired, ReplayedWatches, WatchKind, WatchTable};
+use quorate_tree::{DIGEST_VERSION, ErrorCode, Permissions};
 use quorate_wire::jute::client::{self as jute, ClientRequest, EventKind, OpResult};
 use quorate_wire::jute::opcode;
 use quorate_wire::jute::txn::{decode_record, encode_record};
@@ -108,9 +108,7 @@ const fn event_kind(kind: WatchKind) -> EventKind {
 fn decode_write(opcode: i32, body: &[u8]) -> Request<'_> {
     match opcode {
         opcode::CREATE_SESSION => match body.first_chunk::<4>() {
-            Some(timeout) => {
-                Request::CreateSession { timeout_ms: i32::from_be_bytes(*timeout) }
-            }
+            Some(timeout) => Request::CreateSession { timeout_ms: i32::from_be_bytes(*timeout) },
             None => Request::Refused(ErrorCode::MarshallingError),
         },
         opcode::CLOSE_SESSION => Request::CloseSession,
@@ -161,6 +159,10 @@ impl StateMachine for ZnodeMachine {
         // A refusal leaves the tree as it is and carries no digest, as with ZooKeeper.
         let digest = self.prep.digest().filter(|_| !matches!(prepared, Txn::Error(_)));
         encode_record(&prepared, digest, txn)
+    }
+
+    fn judge_transaction(kind: i32, record: &[u8]) -> Result<(), String> {
+        decode_record(kind, record).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn apply(

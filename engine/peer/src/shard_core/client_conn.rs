@@ -28,7 +28,9 @@ pub(super) struct ClientConn {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     /// The first bytes decide between a word and a session.
-    First { deadline: Instant },
+    First {
+        deadline: Instant,
+    },
     /// An administrator's word is being answered.
     Admin,
     /// The tree core decides on the session; what the client sent meanwhile waits here.
@@ -175,13 +177,7 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn reply(
-        &mut self,
-        now: Instant,
-        conn: ConnKey,
-        frame: Frame,
-        stamps: ReplyStamps,
-    ) {
+    pub(super) fn reply(&mut self, now: Instant, conn: ConnKey, frame: Frame, stamps: ReplyStamps) {
         let room = self.room;
         let resume_below = self.config.limits.pipeline_max / 2;
         let Some(client) = self.client(conn) else { return };

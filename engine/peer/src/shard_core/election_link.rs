@@ -117,9 +117,9 @@ impl ShardCore {
     }
 
     pub(super) fn election_connected(&mut self, token: u64, conn: ConnKey) {
-        let found = self.elections.links.iter_mut().find(|(_, link)| {
-            matches!(link.state, State::Connecting { token: ours } if ours == token)
-        });
+        let found = self.elections.links.iter_mut().find(
+            |(_, link)| matches!(link.state, State::Connecting { token: ours } if ours == token),
+        );
         let Some((sid, link)) = found else {
             self.net(NetOp::Close { conn, flush: false });
             return;

@@ -34,6 +34,8 @@ pub(super) struct LearnerConn {
     informs: VecDeque<(Zxid, Frame)>,
     new_leader: Zxid,
     heard: Option<Instant>,
+    /// The first piece of its snapshot, if the tree core was faster than the quorum core's task.
+    early_chunk: Option<(Frame, bool)>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl LearnerConn {
             informs: VecDeque::new(),
             new_leader: Zxid::ZERO,
             heard: None,
+            early_chunk: None,
         }
     }
 
@@ -95,19 +98,16 @@ impl ShardCore {
     ) -> Result<(), Fault> {
         let packet = decode_to_leader(&frame)?;
         let half_tick = self.config.ticks.half_tick();
-        let membership = self.config.membership.clone();
         let Some(learner) = self.learner(conn) else { return Ok(()) };
-        learner
-            .handler
-            .admit(now, &packet)
-            .map_err(|error| Fault::Refused(error.to_string()))?;
+        learner.handler.admit(now, &packet).map_err(|error| Fault::Refused(error.to_string()))?;
         match packet {
             ToLeader::FollowerInfo { sid, accepted_epoch } => {
-                let is_voter = membership.voter_index(sid).is_some();
+                let is_voter = self.config.membership.voter_index(sid).is_some();
                 self.join(conn, sid, LearnerRole::Follower, is_voter, accepted_epoch)?;
             }
             ToLeader::ObserverInfo { sid, accepted_epoch } => {
                 // A voter that may have forgotten something observes until it is level.
+                let membership = &self.config.membership;
                 let is_observer =
                     membership.is_observer(sid) || membership.voter_index(sid).is_some();
                 self.join(conn, sid, LearnerRole::Observer, is_observer, accepted_epoch)?;
@@ -195,8 +195,7 @@ impl ShardCore {
     }
 
     pub(super) fn begin_sync(&mut self, now: Instant, conn: ConnKey, task: SyncTask) {
-        let (plan, cut, at, from_log) =
-            (task.plan, task.cut, task.snapshot_at, task.from_log);
+        let (plan, cut, at, from_log) = (task.plan, task.cut, task.snapshot_at, task.from_log);
         let Some(learner) = self.learner(conn) else { return };
         let source = if plan == SyncPlan::Snap { Source::Snapshot } else { Source::Log };
         learner.new_leader = task.new_leader;
@@ -207,8 +206,7 @@ impl ShardCore {
             let informs = outstanding.into_iter().map(|frame| (proposal_zxid(&frame), frame));
             learner.informs.extend(informs);
         }
-        learner.stage =
-            Stage::Syncing(Syncing { source, task, held: Vec::new(), held_bytes: 0 });
+        learner.stage = Stage::Syncing(Syncing { source, task, held: Vec::new(), held_bytes: 0 });
         let packet = match plan {
             SyncPlan::Diff { .. } => ToLearner::Diff { zxid: cut },
             SyncPlan::Trunc { to } | SyncPlan::TruncThenDiff { to } => {
@@ -218,7 +216,12 @@ impl ShardCore {
         };
         self.send_packet(conn, &packet);
         match (source, from_log) {
-            (Source::Snapshot, _) => {}
+            (Source::Snapshot, _) => {
+                let early = self.learner(conn).and_then(|learner| learner.early_chunk.take());
+                if let Some((bytes, last)) = early {
+                    self.snap_chunk(now, conn, bytes, last);
+                }
+            }
             (Source::Log, Some((after, through))) => {
                 self.to_log(ToLog::Stream(conn, after, through));
             }
@@ -230,6 +233,13 @@ impl ShardCore {
         let is_syncing = self.learner(conn).is_some_and(|learner| {
             matches!(&learner.stage, Stage::Syncing(sync) if sync.source == Source::Snapshot)
         });
+        if let Some(learner) = self.learner(conn)
+            && matches!(learner.stage, Stage::Handshake)
+        {
+            // Links from different cores have no order: its task comes from the quorum core.
+            learner.early_chunk = Some((bytes, last));
+            return;
+        }
         if !is_syncing {
             // The learner went while its cut was being made: the cut must not stay open.
             return self.to_tree(ToTree::LearnerGone(conn));
@@ -262,9 +272,9 @@ impl ShardCore {
         frames: Vec<Frame>,
         last: bool,
     ) {
-        let is_syncing = self.learner(conn).is_some_and(|learner| {
-            matches!(&learner.stage, Stage::Syncing(sync) if sync.source == Source::Log)
-        });
+        let is_syncing = self.learner(conn).is_some_and(
+            |learner| matches!(&learner.stage, Stage::Syncing(sync) if sync.source == Source::Log),
+        );
         if !is_syncing {
             return self.to_log(ToLog::StreamCancel(conn));
         }
@@ -364,8 +374,8 @@ impl ShardCore {
     }
 
     pub(super) fn propose(&mut self, now: Instant, zxid: Zxid, frame: &Frame) {
-        for at in 0..self.learners.len() {
-            let conn = self.learners[at];
+        let mut at = 0;
+        while let Some(conn) = self.learners.get(at).copied() {
             let is_observer = self.learner(conn).is_some_and(|learner| {
                 learner.is_observer() && !matches!(learner.stage, Stage::Handshake)
             });
@@ -374,15 +384,22 @@ impl ShardCore {
             } else {
                 self.send_live(now, conn, frame.clone());
             }
+            at = self.behind(at, conn);
         }
+    }
+
+    /// The place of the learner behind this one, which may have been closed meanwhile.
+    fn behind(&self, at: usize, conn: ConnKey) -> usize {
+        if self.learners.get(at) == Some(&conn) { at + 1 } else { at }
     }
 
     pub(super) fn commit(&mut self, now: Instant, through: Zxid) {
         let frame = self.encode(|out| encode_to_learner(&ToLearner::Commit { zxid: through }, out));
-        let learners = self.learners.clone();
-        for conn in learners {
+        let mut at = 0;
+        while let Some(conn) = self.learners.get(at).copied() {
             self.inform(now, conn, through);
             self.send_live(now, conn, frame.clone());
+            at = self.behind(at, conn);
         }
     }
 
@@ -403,14 +420,14 @@ impl ShardCore {
     pub(super) fn ping(&mut self, now: Instant, round: u64, committed: Zxid) {
         let packet = ToLearner::Ping { round, committed };
         let frame = self.encode(|out| encode_to_learner(&packet, out));
-        let learners = self.learners.clone();
-        for conn in learners {
-            let Some(learner) = self.learner(conn) else { continue };
-            if let Some(overdue) = learner.handler.overdue(now) {
-                self.fail(now, conn, &Fault::Refused(overdue.to_string()));
-                continue;
+        let mut at = 0;
+        while let Some(conn) = self.learners.get(at).copied() {
+            let overdue = self.learner(conn).and_then(|learner| learner.handler.overdue(now));
+            match overdue {
+                Some(overdue) => self.fail(now, conn, &Fault::Refused(overdue.to_string())),
+                None => self.send_live(now, conn, frame.clone()),
             }
-            self.send_live(now, conn, frame.clone());
+            at = self.behind(at, conn);
         }
     }
 

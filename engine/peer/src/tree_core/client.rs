@@ -22,15 +22,16 @@ use quorate_wire::native::request::{ForwardedRequest, Touches};
 
 use super::leading::{OP_CLOSE_SESSION, OP_CREATE_SESSION, Owner, Submission};
 use super::{Mode, TreeCore};
-use crate::links::{
-    ConnKey, ConnectAttempt, Message, RawRequest, ReplyStamps, ToQuorum, ToShard,
-};
+use crate::block::make_room;
+use crate::links::{ConnKey, ConnectAttempt, RawRequest, ReplyStamps, Term, ToQuorum, ToShard};
 use crate::machine::{Query, RequestClass, SessionChange, StateMachine};
 use crate::notice::Level;
 
 const OP_PING: i32 = 11;
 const OP_AUTH: i32 = 100;
 const XID_PING: i32 = -2;
+/// More than a touched session takes in the answer to a PING, bytes.
+const TOUCH_LEN_MAX: usize = 16;
 
 /// A client's connection as the tree core sees it.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ pub(super) struct Client {
     ids: Vec<Id>,
     has_read_only: bool,
     parked: VecDeque<Parked>,
+    /// Parked syncs that are not answered, and writes that they hold back.
+    syncs: usize,
+    behind: usize,
     /// Transactions up to here cannot be this connection's: they were proposed before it had the
     /// session. Clients begin their numbers anew with each connection.
     open_after: Zxid,
@@ -71,10 +75,19 @@ enum Wait {
     Commit,
     /// For the confirmation of a sync.
     Sync,
+    /// For the answer of a sync before it, and then for this: a read between the two must not see a
+    /// write that was sent after it.
+    Behind(Held),
     /// For its turn only.
     Turn,
     /// For its turn, with the answer ready.
     Answered { reply: Frame, applied: Option<Instant> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Write,
+    Sync,
 }
 
 impl Client {
@@ -112,6 +125,8 @@ impl<M: StateMachine> TreeCore<M> {
             ids,
             has_read_only: attempt.has_read_only,
             parked: VecDeque::new(),
+            syncs: 0,
+            behind: 0,
             open_after: self.last_staged(),
         };
         if attempt.session == SessionId(0) {
@@ -138,10 +153,10 @@ impl<M: StateMachine> TreeCore<M> {
                 let valid = self.revalidate_local(now, session);
                 self.attach(conn, valid);
             }
-            Mode::Following => {
+            Mode::Following(term) => {
                 self.revalidating.push_back((session, conn));
                 let packet = ToLeader::Revalidate { session, timeout };
-                self.send(Message::Shards(ToShard::ToLeader(packet)));
+                self.to_leader(term, packet);
             }
         }
     }
@@ -159,6 +174,8 @@ impl<M: StateMachine> TreeCore<M> {
             ids: Vec::new(),
             has_read_only: false,
             parked: VecDeque::new(),
+            syncs: 0,
+            behind: 0,
             open_after: Zxid::ZERO,
         };
         self.by_session.insert(session, conn);
@@ -167,13 +184,12 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     pub(super) fn handle_revalidated(&mut self, session: SessionId, valid: bool) {
-        // Answers come in the order of the questions; those of connections that have gone meanwhile
-        // are skipped.
-        while let Some((asked, conn)) = self.revalidating.pop_front() {
-            if asked == session {
-                self.attach(conn, valid);
-                return;
-            }
+        // Answers about one session come in the order of its questions, those of connections that
+        // have gone meanwhile included.
+        if let Some(at) = self.revalidating.iter().position(|(asked, _)| *asked == session)
+            && let Some((_, conn)) = self.revalidating.remove(at)
+        {
+            self.attach(conn, valid);
         }
     }
 
@@ -227,9 +243,10 @@ impl<M: StateMachine> TreeCore<M> {
     /// The session has ended by its transaction: an open connection is closed without a frame.
     pub(super) fn close_session_of(&mut self, session: SessionId) {
         let Some(conn) = self.by_session.get(&session).copied() else { return };
-        let answers_later = self.clients.get(&conn).is_some_and(|client| {
-            client.state == State::Closing && !client.parked.is_empty()
-        });
+        let answers_later = self
+            .clients
+            .get(&conn)
+            .is_some_and(|client| client.state == State::Closing && !client.parked.is_empty());
         if !answers_later {
             self.forget(conn);
             self.to_shard(conn, ToShard::CloseClient(conn, None));
@@ -267,10 +284,9 @@ impl<M: StateMachine> TreeCore<M> {
         match state {
             State::Open => {}
             State::Proposer => match self.machine.classify(request.opcode) {
-                RequestClass::Read => return self.read(now, conn, request),
-                RequestClass::Write | RequestClass::Sync => {
-                    return self.park(now, conn, request, Wait::Commit);
-                }
+                RequestClass::Read => return self.read(conn, request),
+                RequestClass::Write => return self.park(now, conn, request, Wait::Commit),
+                RequestClass::Sync => return self.park(now, conn, request, Wait::Sync),
                 RequestClass::Close | RequestClass::Unknown => {
                     return self.refuse_opcode(conn, &request);
                 }
@@ -287,7 +303,7 @@ impl<M: StateMachine> TreeCore<M> {
             opcode => {
                 self.touch(now, session, timeout);
                 match self.machine.classify(opcode) {
-                    RequestClass::Read => self.read(now, conn, request),
+                    RequestClass::Read => self.read(conn, request),
                     RequestClass::Write => self.park(now, conn, request, Wait::Commit),
                     RequestClass::Sync => self.park(now, conn, request, Wait::Sync),
                     RequestClass::Close => {
@@ -305,7 +321,7 @@ impl<M: StateMachine> TreeCore<M> {
     fn touch(&mut self, now: Instant, session: SessionId, timeout: Duration) {
         match self.mode {
             Mode::Leading(_) => self.touch_local(now, session),
-            Mode::Following => {
+            Mode::Following(_) => {
                 self.touched.insert(session, timeout);
             }
             Mode::Idle => {}
@@ -314,10 +330,8 @@ impl<M: StateMachine> TreeCore<M> {
 
     /// A reply without a body.
     fn answer(&mut self, conn: ConnKey, xid: i32, err: i32, received: Instant) {
-        let mut out = core::mem::take(&mut self.replies);
-        jute::encode_reply_header(xid, self.applied.as_u64() as i64, err, &mut out);
-        let frame = Frame::from(out.split().freeze());
-        self.replies = out;
+        let applied = self.applied.as_u64() as i64;
+        let frame = self.encode(|out| jute::encode_reply_header(xid, applied, err, out));
         let stamps = ReplyStamps { received, applied: None };
         self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
     }
@@ -349,16 +363,16 @@ impl<M: StateMachine> TreeCore<M> {
         }
     }
 
-    fn read(&mut self, now: Instant, conn: ConnKey, request: RawRequest) {
+    fn read(&mut self, conn: ConnKey, request: RawRequest) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if client.parked.is_empty() {
-            self.answer_read(now, conn, &request);
+            self.answer_read(conn, &request);
         } else {
             client.parked.push_back(Parked { request, wait: Wait::Turn });
         }
     }
 
-    fn answer_read(&mut self, now: Instant, conn: ConnKey, request: &RawRequest) {
+    fn answer_read(&mut self, conn: ConnKey, request: &RawRequest) {
         let Some(client) = self.clients.get(&conn) else { return };
         let query = Query {
             conn,
@@ -369,6 +383,7 @@ impl<M: StateMachine> TreeCore<M> {
             body: &request.body,
         };
         let mut out = core::mem::take(&mut self.replies);
+        make_room(&mut out);
         let mut events = core::mem::take(&mut self.events);
         self.machine.query(&query, self.applied, &mut events, &mut out);
         for event in events.drain(..) {
@@ -377,7 +392,6 @@ impl<M: StateMachine> TreeCore<M> {
         let frame = Frame::from(out.split().freeze());
         self.replies = out;
         self.events = events;
-        let _ = now;
         let stamps = ReplyStamps { received: request.at, applied: None };
         self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
     }
@@ -389,7 +403,26 @@ impl<M: StateMachine> TreeCore<M> {
         let (xid, opcode, body, at) =
             (request.xid, request.opcode, request.body.clone(), request.at);
         let is_sync = matches!(wait, Wait::Sync);
+        if client.behind > 0 || (client.syncs > 0 && !is_sync) {
+            client.behind += 1;
+            let held = if is_sync { Held::Sync } else { Held::Write };
+            client.parked.push_back(Parked { request, wait: Wait::Behind(held) });
+            return;
+        }
+        client.syncs += usize::from(is_sync);
         client.parked.push_back(Parked { request, wait });
+        self.hand_on(now, conn, session, is_sync, (xid, opcode, body, at));
+    }
+
+    /// Hands a parked write or sync to whoever orders it.
+    fn hand_on(
+        &mut self,
+        now: Instant,
+        conn: ConnKey,
+        session: SessionId,
+        is_sync: bool,
+        (xid, opcode, body, at): (i32, i32, Frame, Instant),
+    ) {
         if is_sync && matches!(self.mode, Mode::Leading(_)) {
             self.submit_local_sync(conn, xid);
         } else {
@@ -409,31 +442,30 @@ impl<M: StateMachine> TreeCore<M> {
         body: Frame,
         at: Instant,
     ) {
-        let ids = self.clients.get(&conn).map(|client| client.ids.clone()).unwrap_or_default();
+        // Lent for the call, so that nothing is copied.
+        let lent = self.clients.get_mut(&conn).map(|client| core::mem::take(&mut client.ids));
+        let mut ids = lent.unwrap_or_default();
         match self.mode {
             Mode::Idle => {}
             Mode::Leading(_) => {
                 let owner = Owner::Local;
-                self.submit(now, Submission { owner, session, cxid, opcode, ids, body, at });
+                let submission = Submission { owner, session, cxid, opcode, body, at };
+                self.submit(now, submission, &ids);
             }
-            Mode::Following => {
+            Mode::Following(term) => {
                 let request = ForwardedRequest { session, cxid, opcode, ids, body };
-                let mut out = core::mem::take(&mut self.replies);
-                request.encode(&mut out);
-                let frame = Frame::from(out.split().freeze());
-                self.replies = out;
-                self.send(Message::Shards(ToShard::ToLeader(ToLeader::Request(frame))));
+                let frame = self.encode(|out| request.encode(out));
+                ids = request.ids;
+                self.to_leader(term, ToLeader::Request(frame));
             }
+        }
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.ids = ids;
         }
     }
 
     /// A transaction was applied: if one of our clients waits for it, its answer is ready.
-    pub(super) fn finish_write(
-        &mut self,
-        now: Instant,
-        header: &TxnHeader,
-        change: SessionChange,
-    ) {
+    pub(super) fn finish_write(&mut self, now: Instant, header: &TxnHeader, change: SessionChange) {
         let Some(conn) = self.by_session.get(&header.session).copied() else { return };
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if header.zxid <= client.open_after {
@@ -454,6 +486,7 @@ impl<M: StateMachine> TreeCore<M> {
             return;
         }
         let mut out = core::mem::take(&mut self.replies);
+        make_room(&mut out);
         self.machine.encode_reply(header, &mut out);
         let reply = Frame::from(out.split().freeze());
         self.replies = out;
@@ -474,6 +507,7 @@ impl<M: StateMachine> TreeCore<M> {
         let reply = Frame::from(out.split().freeze());
         self.replies = out;
         parked.wait = Wait::Answered { reply, applied: None };
+        client.syncs -= 1;
         self.release(now, conn);
     }
 
@@ -497,7 +531,7 @@ impl<M: StateMachine> TreeCore<M> {
             let Some(client) = self.clients.get_mut(&conn) else { return };
             match client.parked.front().map(|parked| &parked.wait) {
                 Some(Wait::Answered { .. } | Wait::Turn) => {}
-                Some(Wait::Commit | Wait::Sync) | None => return,
+                Some(Wait::Commit | Wait::Sync | Wait::Behind(_)) | None => break,
             }
             let parked = client.parked.pop_front().expect("a front was seen");
             match parked.wait {
@@ -516,25 +550,60 @@ impl<M: StateMachine> TreeCore<M> {
                     }
                     self.to_shard(conn, ToShard::Reply(conn, reply, stamps));
                 }
-                Wait::Turn => self.answer_read(now, conn, &parked.request),
-                Wait::Commit | Wait::Sync => {}
+                Wait::Turn => self.answer_read(conn, &parked.request),
+                Wait::Commit | Wait::Sync | Wait::Behind(_) => {}
             }
         }
+        self.order_held(now, conn);
+    }
+
+    /// Hands on the writes that no sync holds back any more.
+    fn order_held(&mut self, now: Instant, conn: ConnKey) {
+        loop {
+            let Some(client) = self.clients.get_mut(&conn) else { return };
+            if client.behind == 0 {
+                return;
+            }
+            let session = client.session;
+            let first = client
+                .parked
+                .iter_mut()
+                .find(|parked| matches!(parked.wait, Wait::Sync | Wait::Behind(_)));
+            let Some(parked) = first else { return };
+            let Wait::Behind(held) = parked.wait else { return };
+            let is_sync = held == Held::Sync;
+            parked.wait = if is_sync { Wait::Sync } else { Wait::Commit };
+            client.behind -= 1;
+            client.syncs += usize::from(is_sync);
+            let RawRequest { xid, opcode, at, .. } = parked.request;
+            let body = parked.request.body.clone();
+            self.hand_on(now, conn, session, is_sync, (xid, opcode, body, at));
+        }
+    }
+
+    /// Encodes one frame with the replies' buffer.
+    fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Frame {
+        make_room(&mut self.replies);
+        encode(&mut self.replies);
+        Frame::from(self.replies.split().freeze())
     }
 
     // --- the leader's questions ----------------------------------------------------------------
 
-    pub(super) fn answer_ping(&mut self, round: u64) {
+    pub(super) fn answer_ping(&mut self, term: Term, round: u64) {
         let mut out = core::mem::take(&mut self.replies);
+        // What does not fit a packet is told in the next answer.
+        let max = self.config.limits.body_max as usize / TOUCH_LEN_MAX;
         let touches = self
             .touched
-            .drain()
+            .extract_if(|_, _| true)
+            .take(max)
             .map(|(session, timeout)| (session, timeout.as_millis() as i32));
         Touches::encode(touches, &mut out);
         let touched = Frame::from(out.split().freeze());
         self.replies = out;
         let packet = ToLeader::Ping { round, touched };
-        self.send(Message::Shards(ToShard::ToLeader(packet)));
+        self.to_leader(term, packet);
     }
 
     pub(super) fn refuse_learner(&mut self, conn: ConnKey, why: String) {

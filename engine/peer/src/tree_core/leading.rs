@@ -49,7 +49,6 @@ pub(super) struct Submission {
     pub(super) session: SessionId,
     pub(super) cxid: i32,
     pub(super) opcode: i32,
-    pub(super) ids: Vec<Id>,
     pub(super) body: Frame,
     pub(super) at: Instant,
 }
@@ -57,7 +56,7 @@ pub(super) struct Submission {
 /// What waits for room, in order.
 #[derive(Debug)]
 enum Waiting {
-    Write(Submission),
+    Write(Submission, Vec<Id>),
     Sync(SyncOrigin),
 }
 
@@ -66,7 +65,8 @@ pub(super) struct Leading {
     last: Zxid,
     tracker: SessionTracker<Owner>,
     syncs: Map<u64, SyncOrigin>,
-    sync_token: u64,
+    /// Re-attachments of learners' sessions, each with what was proposed before it.
+    revalidated: VecDeque<(Zxid, ConnKey, SessionId, bool)>,
     waiting: VecDeque<Waiting>,
     expired: Vec<SessionId>,
 }
@@ -98,7 +98,7 @@ impl<M: StateMachine> TreeCore<M> {
             last: epoch.start(),
             tracker,
             syncs: Map::default(),
-            sync_token: 0,
+            revalidated: VecDeque::new(),
             waiting: VecDeque::new(),
             expired: Vec::new(),
         });
@@ -109,15 +109,15 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     /// Orders a write, now or when there is room.
-    pub(super) fn submit(&mut self, now: Instant, submission: Submission) {
+    pub(super) fn submit(&mut self, now: Instant, submission: Submission, ids: &[Id]) {
         let full = self.outstanding_full();
         let Mode::Leading(leading) = &mut self.mode else { return };
         if full || !leading.waiting.is_empty() {
-            leading.waiting.push_back(Waiting::Write(submission));
+            leading.waiting.push_back(Waiting::Write(submission, ids.to_vec()));
             self.set_room(false);
             return;
         }
-        self.propose(now, &submission);
+        self.propose(now, &submission, ids);
     }
 
     fn submit_sync(&mut self, origin: SyncOrigin) {
@@ -135,8 +135,8 @@ impl<M: StateMachine> TreeCore<M> {
 
     fn begin_sync(&mut self, origin: SyncOrigin) {
         let Mode::Leading(leading) = &mut self.mode else { return };
-        leading.sync_token += 1;
-        let token = leading.sync_token;
+        self.sync_token += 1;
+        let token = self.sync_token;
         leading.syncs.insert(token, origin);
         self.to_quorum(ToQuorum::Sync(token));
     }
@@ -149,7 +149,7 @@ impl<M: StateMachine> TreeCore<M> {
                 return;
             }
             match leading.waiting.pop_front() {
-                Some(Waiting::Write(submission)) => self.propose(now, &submission),
+                Some(Waiting::Write(submission, ids)) => self.propose(now, &submission, &ids),
                 Some(Waiting::Sync(origin)) => self.begin_sync(origin),
                 None => break,
             }
@@ -181,16 +181,17 @@ impl<M: StateMachine> TreeCore<M> {
         }
     }
 
-    fn propose(&mut self, now: Instant, submission: &Submission) {
+    fn propose(&mut self, now: Instant, submission: &Submission, ids: &[Id]) {
         self.timings.note(Step::Received, submission.at, now);
         let verdict = self.admit(now, submission);
-        self.propose_judged(now, submission, verdict);
+        self.propose_judged(now, submission, ids, verdict);
     }
 
     fn propose_judged(
         &mut self,
         now: Instant,
         submission: &Submission,
+        ids: &[Id],
         verdict: Result<(), ErrorCode>,
     ) {
         let time_ms = self.wall_ms(now);
@@ -209,15 +210,8 @@ impl<M: StateMachine> TreeCore<M> {
         out.put_i32(TYPE_ERROR);
         match verdict {
             Ok(()) => {
-                let proposal = Proposal {
-                    session,
-                    cxid,
-                    opcode,
-                    ids: &submission.ids,
-                    body: &submission.body,
-                    zxid,
-                    time_ms,
-                };
+                let proposal =
+                    Proposal { session, cxid, opcode, ids, body: &submission.body, zxid, time_ms };
                 let kind = self.machine.prepare(&proposal, out);
                 out[start + HEADER_LEN - 4..start + HEADER_LEN]
                     .copy_from_slice(&kind.to_be_bytes());
@@ -240,11 +234,10 @@ impl<M: StateMachine> TreeCore<M> {
                 session,
                 cxid: 0,
                 opcode: OP_CLOSE_SESSION,
-                ids: Vec::new(),
                 body: Frame::default(),
                 at: now,
             };
-            self.propose_judged(now, &submission, Ok(()));
+            self.propose_judged(now, &submission, &[], Ok(()));
         }
         if let Mode::Leading(leading) = &mut self.mode {
             leading.expired = expired;
@@ -267,9 +260,7 @@ impl<M: StateMachine> TreeCore<M> {
             Ok(request) => request,
             Err(error) => {
                 // The shard has checked the frame's checksum: the learner itself is at fault.
-                self.to_quorum(ToQuorum::Gone(conn));
-                self.refuse_learner(conn, Self::reason(error));
-                return;
+                return self.refuse_learner(conn, Self::reason(error));
             }
         };
         if self.machine.classify(request.opcode) == RequestClass::Sync {
@@ -283,10 +274,10 @@ impl<M: StateMachine> TreeCore<M> {
                 session: request.session,
                 cxid: request.cxid,
                 opcode: request.opcode,
-                ids: request.ids,
                 body: request.body,
                 at,
             },
+            &request.ids,
         );
     }
 
@@ -304,11 +295,31 @@ impl<M: StateMachine> TreeCore<M> {
     pub(super) fn handle_revalidate(&mut self, now: Instant, conn: ConnKey, session: SessionId) {
         let Mode::Leading(leading) = &mut self.mode else { return };
         let valid = leading.tracker.revalidate(session, Owner::Learner(conn), now);
+        // Behind the commit of everything that the session proposed through its former server:
+        // observers learn of a proposal no earlier, and clients number anew on each connection.
+        leading.revalidated.push_back((leading.last, conn, session, valid));
         if valid {
             self.close_moved(session, None);
         }
-        // Behind every proposal that the session made through its former server.
-        self.to_quorum(ToQuorum::Relay(conn, ToLearner::Revalidate { session, valid }));
+        self.answer_revalidations();
+    }
+
+    /// Answers the re-attachments before which everything is applied.
+    pub(super) fn answer_revalidations(&mut self) {
+        let applied = self.applied;
+        let nothing_staged = self.staged.is_empty();
+        loop {
+            let Mode::Leading(leading) = &mut self.mode else { return };
+            match leading.revalidated.front() {
+                Some((after, ..)) if *after <= applied || nothing_staged => {}
+                Some(_) | None => return,
+            }
+            let Some((_, conn, session, valid)) = leading.revalidated.pop_front() else { return };
+            // It may have ended meanwhile.
+            let valid = valid && leading.tracker.owner(session).is_some();
+            let packet = ToLearner::Revalidate { session, valid };
+            self.to_quorum(ToQuorum::Relay(conn, packet));
+        }
     }
 
     pub(super) fn revalidate_local(&mut self, now: Instant, session: SessionId) -> bool {

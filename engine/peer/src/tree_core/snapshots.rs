@@ -19,7 +19,10 @@ use crate::notice::Level;
 pub(super) struct Snapshots<M: StateMachine> {
     restore: Option<M::Restore>,
     learners: Map<ConnKey, M::Cut>,
+    /// Our own snapshot while pieces of it are to be made.
     own: Option<M::Cut>,
+    /// Where our own snapshot was begun, until the disk has it or gave it up.
+    writing: Option<Zxid>,
     /// `applied_count` when the newest own snapshot was begun.
     own_at: u64,
 }
@@ -36,7 +39,7 @@ impl<M: StateMachine> core::fmt::Debug for Snapshots<M> {
 
 impl<M: StateMachine> Default for Snapshots<M> {
     fn default() -> Self {
-        Self { restore: None, learners: Map::default(), own: None, own_at: 0 }
+        Self { restore: None, learners: Map::default(), own: None, writing: None, own_at: 0 }
     }
 }
 
@@ -49,7 +52,8 @@ impl<M: StateMachine> TreeCore<M> {
 
     // --- for a learner -------------------------------------------------------------------------
 
-    pub(super) fn cut_for(&mut self, conn: ConnKey) {
+    pub(super) fn cut_for(&mut self, conn: ConnKey, at: Zxid) {
+        assert_eq!(at, self.applied, "a cut is asked for where the state is (R18)");
         self.learner_gone(conn);
         let cut = self.machine.begin_cut(self.applied);
         self.snapshots.learners.insert(conn, cut);
@@ -86,16 +90,21 @@ impl<M: StateMachine> TreeCore<M> {
     pub(super) fn maybe_snapshot(&mut self) {
         let due = self.applied_count - self.snapshots.own_at >= self.config.snap_count;
         let serving = !matches!(self.mode, Mode::Idle);
-        if !due || !serving || self.snapshots.own.is_some() || self.snapshots.restore.is_some() {
+        if !due || !serving || self.snapshots.writing.is_some() || self.snapshots.restore.is_some()
+        {
             return;
         }
         self.snapshots.own_at = self.applied_count;
         self.snapshots.own = Some(self.machine.begin_cut(self.applied));
+        self.snapshots.writing = Some(self.applied);
         self.send(Message::Log(ToLog::BeginSnapshot(self.applied)));
-        self.snapshot_next();
+        self.snapshot_next(self.applied);
     }
 
-    pub(super) fn snapshot_next(&mut self) {
+    pub(super) fn snapshot_next(&mut self, zxid: Zxid) {
+        if self.snapshots.writing != Some(zxid) {
+            return;
+        }
         let Some(mut cut) = self.snapshots.own.take() else { return };
         let (bytes, last) = self.slice(&mut cut);
         self.send(Message::Log(ToLog::SnapshotChunk(bytes, last)));
@@ -108,12 +117,22 @@ impl<M: StateMachine> TreeCore<M> {
 
     fn abort_own(&mut self) {
         if self.snapshots.own.is_some() {
-            self.end_own_cut();
             self.send(Message::Log(ToLog::AbortSnapshot));
+        }
+        self.end_own_cut();
+        // What the log core still says of it speaks of the past.
+        self.snapshots.writing = None;
+    }
+
+    /// The disk has our own snapshot, or gave it up.
+    pub(super) fn own_snapshot_ended(&mut self, zxid: Zxid) {
+        if self.snapshots.writing == Some(zxid) {
+            self.snapshots.writing = None;
+            self.end_own_cut();
         }
     }
 
-    pub(super) fn end_own_cut(&mut self) {
+    fn end_own_cut(&mut self) {
         if let Some(cut) = self.snapshots.own.take() {
             self.machine.end_cut(cut);
         }
