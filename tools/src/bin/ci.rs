@@ -122,3 +122,41 @@ fn sources(root: &Path, folders: &[&str]) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree with one pure crate whose library file has this text and these dependencies.
+    fn faults(library: &str, dependencies: &str) -> Vec<String> {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let folder = root.path().join("engine/proto");
+        fs::create_dir_all(folder.join("src")).expect("a folder");
+        fs::write(folder.join("src/lib.rs"), library).expect("a file");
+        let manifest = format!("[package]\n\n[dependencies]\n{dependencies}\n");
+        fs::write(folder.join("Cargo.toml"), manifest).expect("a file");
+        let mut faults = Vec::new();
+        check_imports(root.path(), "engine/proto", &[], &mut faults);
+        check_pure(root.path(), "engine/proto", &mut faults);
+        for file in sources(root.path(), &["engine"]) {
+            check_file(root.path(), &file, &mut faults);
+        }
+        faults
+    }
+
+    const PURE_HEAD: &str = "//! Purpose.\n#![no_std]\n#![forbid(unsafe_code)]\n";
+
+    #[test]
+    fn a_pure_crate_that_imports_nothing_has_no_fault() {
+        assert_eq!(faults(PURE_HEAD, ""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_broken_rule_is_a_fault() {
+        assert_eq!(faults(PURE_HEAD, "quorate-tree.workspace = true").len(), 1);
+        assert_eq!(faults("#![no_std]\n#![forbid(unsafe_code)]\n", "").len(), 1);
+        assert_eq!(faults("//! Purpose.\n", "").len(), 2);
+        assert_eq!(faults(&format!("{PURE_HEAD}use std::time::Duration;\n"), "").len(), 1);
+        assert_eq!(faults(&format!("{PURE_HEAD}#![allow(unsafe_code)]\n"), "").len(), 1);
+    }
+}

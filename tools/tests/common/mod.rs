@@ -47,12 +47,18 @@ impl Ensemble {
     /// `count` voters with tickTime 200 ms, initLimit 25, syncLimit 5, and `extra` lines of
     /// configuration; none is started.
     pub fn new(count: usize, extra: &str) -> Self {
+        Self::with_observers(count, 0, extra)
+    }
+
+    /// As [`Ensemble::new`], with the last `observers` of `count` members observing.
+    pub fn with_observers(count: usize, observers: usize, extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(count * 3);
         let mut servers = String::new();
         for n in 0..count {
             let (quorum, election) = (ports[n * 3 + 1], ports[n * 3 + 2]);
-            servers += &format!("server.{}=127.0.0.1:{quorum}:{election}\n", n + 1);
+            let role = if n + observers >= count { ":observer" } else { "" };
+            servers += &format!("server.{}=127.0.0.1:{quorum}:{election}{role}\n", n + 1);
         }
         let mut members = Vec::new();
         for n in 0..count {
