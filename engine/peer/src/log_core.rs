@@ -58,7 +58,14 @@ enum Writing {
     Own { zxid: Zxid, waits: bool },
     /// Whether the link to the leader is paused, what came since, and whether this server was in
     /// quarantine before.
-    Installed { paused: bool, queue: VecDeque<(Frame, bool)>, was_quarantined: bool },
+    Installed { paused: bool, queue: VecDeque<Behind>, was_quarantined: bool },
+}
+
+/// What waits for room behind a received snapshot.
+#[derive(Debug, PartialEq, Eq)]
+enum Behind {
+    Chunk(Frame, bool),
+    Record(Zxid, Frame),
 }
 
 impl LogCore {
@@ -120,12 +127,12 @@ impl LogCore {
         match message {
             ToLog::Append(zxid, frame, at) => {
                 self.timings.note(Step::Proposed, at, now);
-                self.queued.push_back((zxid, now));
-                self.store.append(zxid, frame);
-                if !self.early.is_empty() {
-                    for message in core::mem::take(&mut self.early) {
-                        self.handle_link(now, message);
+                match &mut self.writing {
+                    Some(Writing::Installed { queue, .. }) if !queue.is_empty() => {
+                        // It follows the snapshot, the last pieces of which wait for room.
+                        queue.push_back(Behind::Record(zxid, frame));
                     }
+                    Some(_) | None => self.append(now, zxid, frame),
                 }
             }
             ToLog::Rebuilt => self.store.rebuilt(),
@@ -143,7 +150,7 @@ impl LogCore {
                 let queue = VecDeque::new();
                 self.writing = Some(Writing::Installed { paused: false, queue, was_quarantined });
             }
-            ToLog::InstallChunk(bytes, last) => self.install_chunk(bytes, last),
+            ToLog::InstallChunk(bytes, last) => self.install_chunk(now, bytes, last),
             ToLog::AbortInstall => {
                 if let Some(Writing::Installed { paused, was_quarantined, .. }) =
                     self.writing.take()
@@ -189,6 +196,16 @@ impl LogCore {
         }
     }
 
+    fn append(&mut self, now: Instant, zxid: Zxid, frame: Frame) {
+        self.queued.push_back((zxid, now));
+        self.store.append(zxid, frame);
+        if !self.early.is_empty() {
+            for message in core::mem::take(&mut self.early) {
+                self.handle_link(now, message);
+            }
+        }
+    }
+
     fn abort_own(&mut self) {
         if matches!(self.writing, Some(Writing::Own { .. })) {
             self.writing = None;
@@ -196,15 +213,15 @@ impl LogCore {
         }
     }
 
-    fn install_chunk(&mut self, bytes: Frame, last: bool) {
+    fn install_chunk(&mut self, now: Instant, bytes: Frame, last: bool) {
         if let Some(Writing::Installed { queue, .. }) = &mut self.writing {
-            queue.push_back((bytes, last));
-            self.give_snapshot_room();
+            queue.push_back(Behind::Chunk(bytes, last));
+            self.give_snapshot_room(now);
         }
     }
 
     /// Hands on what a snapshot's source may add now, and holds the source while there is no room.
-    fn give_snapshot_room(&mut self) {
+    fn give_snapshot_room(&mut self, now: Instant) {
         match &mut self.writing {
             Some(Writing::Own { zxid, waits }) => {
                 if *waits && self.store.snapshot_room() {
@@ -214,15 +231,21 @@ impl LogCore {
                 }
             }
             Some(Writing::Installed { paused, queue, .. }) => {
-                while self.store.snapshot_room() {
+                while let Some(Behind::Chunk(_, last)) = queue.front() {
                     // With the last piece the old history is gone: not before the disk knows that
                     // this server must not vote until it is level again (R19).
-                    let is_last = queue.front().is_some_and(|(_, last)| *last);
-                    if is_last && !self.store.is_quarantine_durable() {
+                    let waits = *last && !self.store.is_quarantine_durable();
+                    if waits || !self.store.snapshot_room() {
                         break;
                     }
-                    let Some((bytes, last)) = queue.pop_front() else { break };
-                    self.store.snapshot_chunk(bytes, last);
+                    if let Some(Behind::Chunk(bytes, last)) = queue.pop_front() {
+                        self.store.snapshot_chunk(bytes, last);
+                    }
+                }
+                // Behind the last piece there are records only.
+                let mut records = VecDeque::new();
+                if matches!(queue.front(), Some(Behind::Record(..))) {
+                    records = core::mem::take(queue);
                 }
                 let full = queue.len() > 8;
                 let drained = queue.is_empty();
@@ -232,6 +255,11 @@ impl LogCore {
                 } else if drained && *paused {
                     *paused = false;
                     self.send(Message::Shards(ToShard::SnapshotRoom(true)));
+                }
+                for behind in records {
+                    if let Behind::Record(zxid, frame) = behind {
+                        self.append(now, zxid, frame);
+                    }
                 }
             }
             None => {}
@@ -270,7 +298,7 @@ impl LogCore {
             self.note_write(now, &op);
             self.effects.push_back(Effect::Disk(op));
         }
-        self.give_snapshot_room();
+        self.give_snapshot_room(now);
         self.tell_floor();
     }
 

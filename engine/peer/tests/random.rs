@@ -8,6 +8,7 @@ mod ensemble;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use ensemble::client::{self, Heard};
 use ensemble::prng::Prng;
@@ -304,8 +305,14 @@ impl Run {
 
 fn run(seed: u64) -> u64 {
     let mut run = Run::new(seed);
-    run.storm();
-    run.calm();
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        run.storm();
+        run.calm();
+    }));
+    if let Err(why) = told {
+        eprintln!("{}", run.e.state());
+        resume_unwind(why);
+    }
     run.book.answers
 }
 
