@@ -109,6 +109,10 @@ impl ShardCore {
                 self.to_tree(ToTree::Request(conn, RawRequest { xid, opcode, body, at: now }));
                 continue;
             }
+            if self.draining {
+                self.close_client(conn, None);
+                return Ok(());
+            }
             if frame.len() > self.config.limits.connect_frame_max as usize {
                 let why = format!("a first frame of {} bytes", frame.len());
                 return Err(Fault::Refused(why));

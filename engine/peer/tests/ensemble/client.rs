@@ -66,7 +66,11 @@ impl Client {
 
     pub(crate) fn hear(&mut self, bytes: Frame) {
         if self.is_text {
-            self.heard.push(Heard::Text(String::from_utf8_lossy(&bytes).into_owned()));
+            let more = String::from_utf8_lossy(&bytes);
+            match self.heard.last_mut() {
+                Some(Heard::Text(text)) => text.push_str(&more),
+                _ => self.heard.push(Heard::Text(more.into_owned())),
+            }
             return;
         }
         self.reader.push(bytes.into_bytes());
