@@ -7,9 +7,7 @@ use std::fmt;
 
 use bytes::{BufMut, BytesMut};
 use quorate_peer::StateMachine;
-use quorate_peer::machine::{
-    Event, OP_PROPOSE, Proposal, Query, RequestClass, SessionChange,
-};
+use quorate_peer::machine::{Event, OP_PROPOSE, Proposal, Query, RequestClass, SessionChange};
 use quorate_proto::Zxid;
 use quorate_tree::txn::TxnHeader;
 
@@ -21,24 +19,71 @@ const TYPE_COMMAND: i32 = 0;
 const TYPE_ERROR: i32 = -1;
 
 /// A deterministic state: equal commands in equal order give equal states on every server. It reads
-/// no clock and draws no random number.
+/// no clock, draws no random number and iterates over nothing in random order.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use quorate::{Config, Error, Machine, Replicated, Server, Zxid};
+///
+/// #[derive(Default)]
+/// struct Counter(u64);
+///
+/// impl Replicated for Counter {
+///     fn apply(&mut self, _zxid: Zxid, command: &[u8], reply: &mut Vec<u8>) {
+///         self.0 += u64::from(command.first().copied().unwrap_or(0));
+///         reply.extend(self.0.to_le_bytes());
+///     }
+///
+///     fn ask(&self, _question: &[u8], answer: &mut Vec<u8>) {
+///         answer.extend(self.0.to_le_bytes());
+///     }
+///
+///     fn snapshot(&self) -> Vec<u8> {
+///         self.0.to_le_bytes().to_vec()
+///     }
+///
+///     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+///         let bytes = snapshot.try_into().map_err(|_| "a counter has 8 bytes".to_owned())?;
+///         self.0 = u64::from_le_bytes(bytes);
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Error> {
+/// // In memory, without a port: for this example.
+/// let config = Config::builder("unused").durable(false).build()?;
+/// let server = Server::start_with(config, Machine::new(Counter::default()))?;
+/// server.wait_serving(Duration::from_secs(30))?;
+/// let proposer = server.proposer();
+/// proposer.propose(&[40]).wait()?;
+/// assert_eq!(proposer.propose(&[2]).wait()?, 42_u64.to_le_bytes());
+/// assert_eq!(proposer.ask(b"").wait()?, 42_u64.to_le_bytes());
+/// server.shutdown()
+/// # }
+/// ```
 pub trait Replicated: Send + 'static {
-    /// Applies a committed command and writes what the proposer gets back.
+    /// Applies a committed command and writes what the proposer gets back. Runs on every server, for
+    /// every command, once and in order; `zxid` grows. It cannot fail: an error is a reply too.
+    /// Commands that a snapshot covers are not applied again after a restart.
     fn apply(&mut self, zxid: Zxid, command: &[u8], reply: &mut Vec<u8>);
 
     /// Answers a question from the local state, which may lag behind the leader's.
     fn ask(&self, _question: &[u8], _answer: &mut Vec<u8>) {}
 
-    /// The whole state as bytes.
+    /// The whole state as bytes. The server waits for it: a state that takes long to copy implements
+    /// [`StateMachine`].
     fn snapshot(&self) -> Vec<u8>;
 
-    /// Replaces the state by what [`Replicated::snapshot`] gave.
+    /// Replaces the state by what [`Replicated::snapshot`] gave, on this server or on the leader. The
+    /// state before may be any.
     ///
     /// # Errors
     /// What does not hold together.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
 
-    /// A number that is equal on servers with equal state.
+    /// A number that is equal on servers with equal state. By default that of a whole snapshot, which
+    /// is slow for a large state; it is asked for by administrators.
     fn digest(&self) -> u64 {
         u64::from(crc32c::crc32c(&self.snapshot()))
     }

@@ -218,7 +218,27 @@ impl LineState {
     }
 }
 
-/// The result of an operation that is under way: wait for it, or await it.
+/// The result of an operation that is under way: wait for it, or await it in any executor.
+///
+/// Operations are sent when they are made, so many may be under way before the first is waited for.
+/// Dropping a result takes nothing back. The waker runs on a thread of the server or of another
+/// waiter, and should only wake.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use quorate::{Config, CreateMode, Error, Server};
+/// # fn main() -> Result<(), Error> {
+/// # let server = Server::start(Config::builder("unused").durable(false).build()?)?;
+/// # server.wait_serving(Duration::from_secs(30))?;
+/// # let session = server.session(Duration::from_secs(10))?;
+/// session.create("/a", b"", CreateMode::Persistent).wait()?;
+/// let pending: Vec<_> = (0..100).map(|n| session.set_data("/a", &[n], -1)).collect();
+/// for (n, result) in pending.into_iter().enumerate() {
+///     assert_eq!(result.wait()?.version, n as i32 + 1);
+/// }
+/// # server.shutdown()
+/// # }
+/// ```
 #[must_use = "an operation's result is only known after waiting for it"]
 pub struct Pending<T> {
     line: Arc<Line>,
@@ -273,7 +293,36 @@ impl<T> Future for Pending<T> {
 }
 
 /// A session of the znode tree within this process. It lives as long as this object: no pings are
-/// needed. Its requests take effect and are answered in the order made.
+/// needed. Its requests take effect and are answered in the order made, and threads and tasks may
+/// share it.
+///
+/// [`Session::close`] ends it and removes its ephemerals. Dropped instead, it expires after
+/// [`Session::timeout`]. Once an operation failed with [`Error::ConnectionLost`] all later ones do;
+/// a new session is opened with [`Server::session`](crate::Server::session).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use quorate::{Config, CreateMode, Error, ErrorCode, Server};
+///
+/// # fn main() -> Result<(), Error> {
+/// // In memory, without a port: for this example.
+/// let server = Server::start(Config::builder("unused").durable(false).build()?)?;
+/// server.wait_serving(Duration::from_secs(30))?;
+/// let session = server.session(Duration::from_secs(10))?;
+///
+/// let path = session.create("/lock-", b"me", CreateMode::EphemeralSequential).wait()?;
+/// let (data, stat) = session.get_data_and_watch(&path).wait()?;
+/// assert_eq!((data.as_slice(), stat.version), (&b"me"[..], 0));
+/// session.set_data(&path, b"you", stat.version).wait()?;
+/// assert_eq!(session.next_event().map(|event| event.path), Some(path.clone()));
+///
+/// let again = session.delete(&path, stat.version).wait();
+/// assert!(matches!(again, Err(Error::Refused(ErrorCode::BadVersion))));
+/// session.close().wait()?;
+/// server.shutdown()
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Session {
     line: Arc<Line>,
@@ -300,12 +349,9 @@ impl Session {
         loop {
             match mailbox.take() {
                 Some(Arrival::Bytes(_, bytes)) => {
-                    let response = bytes
-                        .get(4..)
-                        .ok_or_else(jute_error)
-                        .and_then(|frame| {
-                            jute::ConnectResponse::decode(frame).map_err(|_| jute_error())
-                        })?;
+                    let response = bytes.get(4..).ok_or_else(jute_error).and_then(|frame| {
+                        jute::ConnectResponse::decode(frame).map_err(|_| jute_error())
+                    })?;
                     let granted = u64::try_from(response.timeout_ms).unwrap_or(0);
                     if granted == 0 {
                         return Err(Error::SessionExpired);
@@ -341,7 +387,8 @@ impl Session {
         locked(&self.line.state).zxid
     }
 
-    /// The next watch that has fired, if any.
+    /// The next watch that has fired, if any. Never waits; an event is here before an answer that
+    /// shows the change.
     pub fn next_event(&self) -> Option<WatchedEvent> {
         self.line.pump();
         locked(&self.line.state).events.pop_front()
@@ -355,7 +402,9 @@ impl Session {
         Pending { line: Arc::clone(&self.line), slot: self.line.request(encode), decode }
     }
 
-    /// Creates a node that everybody may use; the result is its final path.
+    /// Creates a node that everybody may use; the result is its final path, with the number of a
+    /// sequential node. Refused with NoNode without its parent, NodeExists, BadArguments for a path
+    /// that is none.
     pub fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> Pending<String> {
         let acl = [Acl::open()];
         self.request(path_of, |xid, out| {
@@ -363,26 +412,30 @@ impl Session {
         })
     }
 
-    /// Deletes a node without children, if its version is the one given (-1: any).
+    /// Deletes a node without children, if its version is the one given (-1: any). Refused with
+    /// NoNode, BadVersion or NotEmpty.
     pub fn delete(&self, path: &str, version: i32) -> Pending<()> {
         self.request(nothing, |xid, out| jute::encode_delete(xid, path.as_bytes(), version, out))
     }
 
-    /// Replaces a node's data, if its version is the one given (-1: any).
+    /// Replaces a node's data, if its version is the one given (-1: any); the result is the node's
+    /// status behind it. Refused with NoNode or BadVersion.
     pub fn set_data(&self, path: &str, data: &[u8], version: i32) -> Pending<Stat> {
         self.request(stat_of, |xid, out| {
             jute::encode_set_data(xid, path.as_bytes(), Some(data), version, out);
         })
     }
 
-    /// A node's data and status.
+    /// A node's data and status, as this server has them: [`Session::sync`] before it to see what
+    /// others wrote elsewhere. Refused with NoNode.
     pub fn get_data(&self, path: &str) -> Pending<(Vec<u8>, Stat)> {
         self.request(data_of, |xid, out| {
             jute::encode_get_data(xid, path.as_bytes(), false, out);
         })
     }
 
-    /// A node's data and status; [`Session::next_event`] tells of its next change.
+    /// A node's data and status; [`Session::next_event`] tells of its next change, once. A refusal
+    /// leaves no watch.
     pub fn get_data_and_watch(&self, path: &str) -> Pending<(Vec<u8>, Stat)> {
         self.request(data_of, |xid, out| jute::encode_get_data(xid, path.as_bytes(), true, out))
     }
@@ -404,8 +457,8 @@ impl Session {
         self.request(nothing, |xid, out| jute::encode_sync(xid, path.as_bytes(), out))
     }
 
-    /// Does all of the operations or none; on failure the first code that is neither 0 nor
-    /// RuntimeInconsistency.
+    /// Does all of the operations or none, at one place in the order; refused with the code of the
+    /// operation that failed.
     pub fn multi(&self, ops: &[Op<'_>]) -> Pending<()> {
         self.request(multi_of, |xid, out| jute::encode_multi(xid, ops, out))
     }
@@ -471,7 +524,10 @@ fn multi_of(body: Bytes) -> Result<(), Error> {
 }
 
 /// Proposes to the replicated state machine directly; see
-/// [`Server::start_with`](crate::Server::start_with).
+/// [`Server::start_with`](crate::Server::start_with) and [`Replicated`](crate::Replicated).
+///
+/// Has no session: a command that was lost with [`Error::ConnectionLost`] may or may not be ordered.
+/// The znode tree knows no commands and refuses them.
 #[derive(Debug)]
 pub struct Proposer {
     line: Arc<Line>,
@@ -488,7 +544,8 @@ impl Proposer {
         self.send(OP_PROPOSE, command)
     }
 
-    /// Asks the local state, behind this proposer's own commands.
+    /// Asks the local state, behind this proposer's own commands. It may lag behind the leader's; a
+    /// question that must not is proposed as a command.
     pub fn ask(&self, question: &[u8]) -> Pending<Vec<u8>> {
         self.send(OP_ASK, question)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quorate::{Config, Error, Machine, Proposer, Replicated, Role, Server, Zxid};
+use quorate::{Config, Error, ErrorCode, Machine, Proposer, Replicated, Role, Server, Zxid};
 use quorate_proto::Ticks;
 use tempfile::TempDir;
 
@@ -338,4 +338,15 @@ fn a_server_in_memory_writes_no_file_and_forgets() {
     assert!(!config.data_dir.exists(), "nothing was written");
     let second = start();
     assert_eq!(place_of(&second.proposer(), b"two"), 0, "memory only: it forgot");
+}
+
+#[test]
+fn the_tree_refuses_commands_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = Config::builder(folder.path()).ticks(TICKS).build().expect("a configuration");
+    let server = Server::start(config).expect("a server starts");
+    server.wait_serving(PATIENCE).expect("it serves");
+    let result = server.proposer().propose(b"a command that no tree knows").wait();
+    assert!(matches!(result, Err(Error::Refused(ErrorCode::Unimplemented))), "{result:?}");
+    server.session(PATIENCE).expect("a session of the same server");
 }

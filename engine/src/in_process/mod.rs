@@ -16,7 +16,8 @@ use quorate_peer::links::Port;
 
 use crate::runtime::bell::Bell;
 
-/// What a client finds in its mailbox.
+/// What a client finds in its mailbox. Arrivals of one connection are in the order in which a socket
+/// would give them; those of different connections are in no order.
 #[derive(Clone, Debug)]
 pub enum Arrival {
     /// Bytes of one of its connections, whole frames with their length.
@@ -30,6 +31,9 @@ pub enum Arrival {
 pub struct ConnectionId(pub u32);
 
 /// Where a client's bytes arrive, for one connection or for many.
+///
+/// Has no bound: a client that does not take what arrives lets it grow. Several threads may take from
+/// one mailbox.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     queue: SegQueue<Arrival>,
@@ -59,7 +63,8 @@ impl Mailbox {
         self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something arrives, at most `limit`; false if nothing did.
+    /// Waits until something has arrived, at most `limit`; false if nothing did. It may come back early,
+    /// and another thread may take first what has arrived: look again.
     pub fn wait(&self, limit: Duration) -> bool {
         let mut sleepers = self.sleepers();
         sleepers.rung = false;
@@ -142,7 +147,35 @@ impl Door {
     }
 }
 
-/// One end of an in-process connection; dropping it closes the connection.
+/// One end of an in-process connection; dropping it closes the connection, and a session that was
+/// opened over it expires. The server needs no pings from it.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use quorate::in_process::{Arrival, Mailbox};
+/// use quorate::{Config, Error, Server};
+///
+/// # fn main() -> Result<(), Error> {
+/// // In memory, without a port: for this example.
+/// let server = Server::start(Config::builder("unused").durable(false).build()?)?;
+/// server.wait_serving(Duration::from_secs(30))?;
+///
+/// // An administrator's word is the shortest conversation of the client port.
+/// let mailbox = Mailbox::new();
+/// let connection = server.connect(&mailbox);
+/// connection.send(bytes::Bytes::from_static(b"srvr"));
+/// let answer = loop {
+///     match mailbox.take() {
+///         Some(Arrival::Bytes(from, bytes)) if from == connection.id() => break bytes,
+///         Some(_) => continue,
+///         None => drop(mailbox.wait(Duration::from_secs(1))),
+///     }
+/// };
+/// assert!(answer.starts_with(b"Zookeeper version: quorate-"));
+/// # server.shutdown()
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     id: ConnectionId,
