@@ -223,13 +223,12 @@ impl LogCore {
     /// Hands on what a snapshot's source may add now, and holds the source while there is no room.
     fn give_snapshot_room(&mut self, now: Instant) {
         match &mut self.writing {
-            Some(Writing::Own { zxid, waits }) => {
-                if *waits && self.store.snapshot_room() {
-                    *waits = false;
-                    let zxid = *zxid;
-                    self.send(Message::Tree(ToTree::SnapshotNext(zxid)));
-                }
+            Some(Writing::Own { zxid, waits }) if *waits && self.store.snapshot_room() => {
+                *waits = false;
+                let zxid = *zxid;
+                self.send(Message::Tree(ToTree::SnapshotNext(zxid)));
             }
+            Some(Writing::Own { .. }) => {}
             Some(Writing::Installed { paused, queue, .. }) => {
                 while let Some(Behind::Chunk(_, last)) = queue.front() {
                     // With the last piece the old history is gone: not before the disk knows that

@@ -228,12 +228,10 @@ impl StateMachine for ZnodeMachine {
         out: &mut BytesMut,
     ) {
         let zxid = applied.as_u64() as i64;
-        let question = match jute::decode_request(query.opcode, query.body) {
-            Ok(ClientRequest::Read(question)) => question,
-            Ok(_) | Err(_) => {
-                let code = ErrorCode::MarshallingError.code();
-                return jute::encode_reply_header(query.xid, zxid, code, out);
-            }
+        let Ok(ClientRequest::Read(question)) = jute::decode_request(query.opcode, query.body)
+        else {
+            let code = ErrorCode::MarshallingError.code();
+            return jute::encode_reply_header(query.xid, zxid, code, out);
         };
         if let Err(code) = self.answer(query, zxid, question, events, out) {
             jute::encode_reply_header(query.xid, zxid, code.code(), out);

@@ -93,7 +93,7 @@ impl<M: StateMachine> TreeCore<M> {
         let mut tracker = SessionTracker::new(self.config.ticks.tick);
         let mut sessions = Vec::new();
         self.machine.for_each_session(&mut |session, timeout| sessions.push((session, timeout)));
-        tracker.lead(now, sessions.into_iter());
+        tracker.lead(now, sessions);
         self.mode = Mode::Leading(Leading {
             last: epoch.start(),
             tracker,
