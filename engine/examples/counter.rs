@@ -43,8 +43,7 @@ fn main() -> Result<(), Error> {
     }
     let proposers: Vec<_> = servers.iter().map(Server::proposer).collect();
     // Through every server, in flight together: one order for all of them.
-    let pending: Vec<_> =
-        (0..300).map(|n| proposers[n % 3].propose(&[1])).collect();
+    let pending: Vec<_> = (0..300).map(|n| proposers[n % 3].propose(&[1])).collect();
     for answer in pending {
         answer.wait()?;
     }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_storage::disk::{DiskDone, DiskError, DiskOp, DiskOutput, FileId, OpenMode, OpId};
+use quorate_storage::disk::{DiskDone, DiskError, DiskOp, DiskOutput, FileId, OpId, OpenMode};
 use quorate_wire::Frame;
 
 #[derive(Debug, Default)]
