@@ -350,8 +350,11 @@ impl ShardCore {
     /// A connection is at fault: it is closed, with one line that says whose and why.
     fn fail(&mut self, now: Instant, conn: ConnKey, fault: &Fault) {
         let Some(entry) = self.conns.get(&conn) else { return };
-        let text = format!("closed {} {}: {fault}", entry.kind.noun(), name(entry.peer));
-        self.notice(Level::Warn, text);
+        // Of the link to the leader the quorum core tells, with the same reason.
+        if !matches!(entry.kind, Kind::Leader(_)) {
+            let text = format!("closed {} {}: {fault}", entry.kind.noun(), name(entry.peer));
+            self.notice(Level::Warn, text);
+        }
         self.net(NetOp::Close { conn, flush: false });
         self.forget(now, conn, &fault.to_string());
     }

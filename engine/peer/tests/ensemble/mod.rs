@@ -105,6 +105,15 @@ enum Item {
     Closed,
 }
 
+/// The test's end of a raw connection.
+#[derive(Debug, Default)]
+struct Raw {
+    conn: usize,
+    side: usize,
+    heard: Vec<u8>,
+    closed: bool,
+}
+
 /// One direction of a connection.
 #[derive(Debug)]
 struct Way {
@@ -151,7 +160,9 @@ pub(crate) struct Ensemble<M: StateMachine> {
     cut: BTreeSet<(usize, usize)>,
     pub(crate) clients: Vec<Client>,
     client_conns: BTreeMap<usize, usize>,
-    raws: BTreeMap<usize, (usize, Vec<u8>, bool)>,
+    raws: BTreeMap<usize, Raw>,
+    /// Whoever wants this server's quorum port gets a raw connection instead.
+    pub(crate) impostor: Option<usize>,
     pub(crate) notices: Vec<(usize, Notice)>,
     pub(crate) fatals: Vec<(usize, String)>,
     /// The digest of the state at a zxid, whoever has computed it first.
@@ -176,6 +187,7 @@ impl<M: StateMachine> Ensemble<M> {
             clients: Vec::new(),
             client_conns: BTreeMap::new(),
             raws: BTreeMap::new(),
+            impostor: None,
             notices: Vec::new(),
             fatals: Vec::new(),
             digests: BTreeMap::new(),
@@ -524,24 +536,29 @@ impl<M: StateMachine> Ensemble<M> {
     /// A connection on which the test itself speaks; its number.
     pub(crate) fn raw(&mut self, server: usize, port: Port) -> usize {
         let at = self.raws.len();
-        let id = self.accept(End::Raw(at), server, port);
-        self.raws.insert(at, (id, Vec::new(), false));
+        let conn = self.accept(End::Raw(at), server, port);
+        self.raws.insert(at, Raw { conn, ..Raw::default() });
         at
     }
 
     pub(crate) fn raw_send(&mut self, raw: usize, bytes: &[u8]) {
-        let (id, ..) = self.raws[&raw];
+        let Raw { conn: id, side, .. } = self.raws[&raw];
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.ways[0].items.push_back(Item::Bytes(Frame::copy_from(bytes)));
+            conn.ways[side].items.push_back(Item::Bytes(Frame::copy_from(bytes)));
         }
     }
 
     pub(crate) fn raw_heard(&self, raw: usize) -> &[u8] {
-        &self.raws[&raw].1
+        &self.raws[&raw].heard
     }
 
     pub(crate) fn raw_closed(&self, raw: usize) -> bool {
-        self.raws[&raw].2
+        self.raws[&raw].closed
+    }
+
+    /// How many raw connections there are: the newest has the number below.
+    pub(crate) fn raw_count(&self) -> usize {
+        self.raws.len()
     }
 
     // --- looking -------------------------------------------------------------------------------
@@ -726,6 +743,14 @@ impl<M: StateMachine> Ensemble<M> {
                 continue;
             }
             let key = self.key(from, 0);
+            if self.impostor == Some(to) && port == Port::Quorum {
+                let at = self.raws.len();
+                let conn = self.open([End::Server { server: from, key }, End::Raw(at)]);
+                self.raws.insert(at, Raw { conn, side: 1, ..Raw::default() });
+                let conn = self.conns.get_mut(&conn).expect("just opened");
+                conn.ways[1].items.push_back(Item::Connected { token });
+                continue;
+            }
             let id = self.accept(End::Server { server: from, key }, to, port);
             let conn = self.conns.get_mut(&id).expect("just opened");
             conn.ways[1].items.push_back(Item::Connected { token });
@@ -797,9 +822,9 @@ impl<M: StateMachine> Ensemble<M> {
             End::Raw(at) => {
                 let raw = self.raws.get_mut(&at).expect("it was made");
                 match item {
-                    Item::Bytes(bytes) => raw.1.extend_from_slice(&bytes),
+                    Item::Bytes(bytes) => raw.heard.extend_from_slice(&bytes),
                     Item::Closed => {
-                        raw.2 = true;
+                        raw.closed = true;
                         self.conns.remove(&id);
                     }
                     Item::Accepted { .. } | Item::Connected { .. } => unreachable!("a test's"),
