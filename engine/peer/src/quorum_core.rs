@@ -258,6 +258,11 @@ impl QuorumCore {
         self.awaiting_empty = recovered.fresh && !self.config.initialize;
         self.empty_voters.insert(self.config.sid);
         if let Some(reason) = self.quarantined.clone() {
+            if self.config.membership.voters() == [self.config.sid] {
+                // Nobody else could bring it level.
+                let why = format!("its data are damaged, restore them from a backup: {reason}");
+                return self.effects.push_back(Effect::Fatal(why));
+            }
             self.notice(
                 Level::Warn,
                 format!("this server does not vote until a leader has brought it level: {reason}"),
@@ -335,6 +340,8 @@ impl QuorumCore {
         }
         if notification.round > 0 {
             self.election.handle_notification(now, notification);
+            // A voter that only asks has withdrawn its vote: a quiet time may be over with it.
+            self.election.handle_timeout(now);
         }
         self.drain_election(now);
     }
@@ -412,9 +419,13 @@ impl QuorumCore {
     /// Ends a term in whatever phase it is. The reported zxid is always the disk's (S14), so the
     /// next election waits until memory and disk agree.
     fn leave(&mut self, now: Instant, why: &str) {
+        self.leave_saying(now, Level::Warn, why);
+    }
+
+    fn leave_saying(&mut self, now: Instant, level: Level, why: &str) {
         match core::mem::replace(&mut self.role, Role::Settling) {
             Role::Leading(leader) => {
-                self.notice(Level::Warn, format!("stops leading: {why}"));
+                self.notice(level, format!("stops leading: {why}"));
                 self.history = leader.into_history();
                 self.to_shards(ToShard::Accepting(false));
                 self.seats.clear();
@@ -423,7 +434,7 @@ impl QuorumCore {
                 self.pings.clear();
             }
             Role::Learning(following) => {
-                self.notice(Level::Warn, format!("leaves server {}: {why}", following.leader));
+                self.notice(level, format!("leaves server {}: {why}", following.leader));
                 self.history = following.learner.into_history();
                 if self.install.as_ref().is_some_and(|install| install.complete) {
                     // What a snapshot has not reached yet is not held any more; this server is in
@@ -764,7 +775,7 @@ impl QuorumCore {
         self.to_tree(ToTree::Follow(self.term));
         let is_observer = self.config.membership.is_observer(self.config.sid);
         if joined_as == LearnerRole::Observer && !is_observer {
-            self.leave(now, "level again, it joins anew as a voter");
+            self.leave_saying(now, Level::Info, "level again, it joins anew as a voter");
         }
     }
 

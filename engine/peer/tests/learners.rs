@@ -176,6 +176,7 @@ fn an_emptied_follower_gets_a_snapshot_while_writes_go_on() {
         e.run_until("level", |e| e.is_level());
         assert!(noticed(e, "Snap ") >= 1, "{}", e.state());
         assert!(noticed(e, "level again, it joins anew as a voter") >= 1);
+        assert_eq!(noticed(e, "silent"), 0, "nobody waits for what was dropped");
         assert_eq!(e.role(away), "follower");
     });
 }
@@ -390,6 +391,12 @@ fn a_learner_too_slow_to_catch_up_is_dropped_and_the_others_are_not() {
         e.start(slow);
         await_notice(e, "synchronises server", syncs);
         e.hold(leader, slow, true);
+        // The other one is served behind the slow one.
+        let left = noticed(e, "leaves server");
+        e.reset(leader, other);
+        await_notice(e, "leaves server", left);
+        e.run_until("it follows again", |e| e.is_serving(other));
+        let left = noticed(e, "leaves server");
         let c = e.open(leader);
         let data = vec![b'y'; 12_000];
         for n in 0..40 {
@@ -401,6 +408,7 @@ fn a_learner_too_slow_to_catch_up_is_dropped_and_the_others_are_not() {
         }
         assert_eq!(noticed(e, "it is too slow to catch up"), 1, "{}", e.state());
         assert_eq!(e.role(other), "follower");
+        assert_eq!(noticed(e, "leaves server"), left, "the other one missed nothing");
         e.mend();
         e.run_until("level", |e| e.is_level());
     });
