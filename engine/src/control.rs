@@ -2,6 +2,7 @@
 //!
 //! No core sees it; threads publish into it between turns.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use crate::server::Role;
 #[derive(Debug)]
 pub(crate) struct Control {
     sid: ServerId,
+    /// ZooKeeper's `initialize` file, which has done its work once this server serves: left there,
+    /// it would let the server vote after its directory was wiped.
+    mark: PathBuf,
     threads: usize,
     bells: Vec<Arc<Bell>>,
     stop: AtomicBool,
@@ -39,9 +43,10 @@ struct State {
 }
 
 impl Control {
-    pub(crate) fn new(sid: ServerId, bells: Vec<Arc<Bell>>) -> Arc<Self> {
+    pub(crate) fn new(sid: ServerId, bells: Vec<Arc<Bell>>, mark: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             sid,
+            mark,
             threads: bells.len(),
             bells,
             stop: AtomicBool::new(false),
@@ -144,7 +149,25 @@ impl Control {
         if state.serving != serving {
             state.serving = serving;
             self.changed.notify_all();
+            drop(state);
+            if serving {
+                self.consume_mark();
+            }
         }
+    }
+
+    fn consume_mark(&self) {
+        match std::fs::remove_file(&self.mark) {
+            Ok(()) => self.say(Level::Info, &format!("{} was consumed", self.mark.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                self.say(Level::Warn, &format!("{} stays: {error}", self.mark.display()));
+            }
+        }
+    }
+
+    fn say(&self, level: Level, text: &str) {
+        crate::node::log(level, self.sid, text);
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

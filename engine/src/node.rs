@@ -345,7 +345,10 @@ impl<M: StateMachine> Node<M> {
         if net.ring.queued_bytes(id) > net.backlog_max {
             net.ring.close(id);
             let shard = net.shard;
-            let reason = Some("it does not read what it is sent".to_owned());
+            let text =
+                format!("closed connection {}: it does not read what it is sent", conn.index);
+            self.control.notice(&Notice { level: Level::Warn, text: text.clone() });
+            let reason = Some(text);
             self.peer.handle_net(self.clock.now(), shard, NetInput::Closed { conn, reason });
         }
     }

@@ -12,7 +12,7 @@ use quorate_proto::Zxid;
 use quorate_tree::txn::TxnHeader;
 
 /// The operation code of a question to a [`Replicated`] state.
-pub(crate) const OP_ASK: i32 = 1;
+pub(crate) const OP_ASK: i32 = -200;
 /// The transaction type of a command.
 const TYPE_COMMAND: i32 = 0;
 /// The transaction type of a request that was refused before the state saw it.

@@ -40,7 +40,7 @@ use crate::runtime::placement::{Placement, Plan, PlanOptions, Role as PlannedRol
 use crate::runtime::queue::{Receiver, Sender, channel};
 use crate::runtime::topology::{Cpu, Topology};
 use crate::runtime::uring::disk::list;
-use crate::runtime::uring::{DiskConfig, DiskRing, NetConfig, NetRing};
+use crate::runtime::uring::{DiskConfig, DiskRing, NetConfig, NetRing, probe};
 use crate::session::{Proposer, Session};
 
 /// What administrators read as the version.
@@ -221,14 +221,16 @@ struct Parts {
 
 impl Parts {
     fn prepare(config: &Config) -> Result<Self, Error> {
+        // Before anything else: what the kernel refuses is told in words that say what to do.
+        probe().map_err(|error| Error::Start(error.to_string()))?;
         let mut lock = None;
         let mut listing = Vec::new();
         if config.durable {
             let file = |path: &Path, source| Error::File { path: path.to_owned(), source };
             fs::create_dir_all(&config.data_dir).map_err(|e| file(&config.data_dir, e))?;
-            lock = Some(lock_folder(&config.data_dir)?);
             let folder = store_folder(config);
             fs::create_dir_all(&folder).map_err(|e| file(&folder, e))?;
+            lock = Some(lock_folder(&config.data_log_dir)?);
             listing = list(&folder).map_err(|e| file(&folder, e))?;
         }
         let mut listeners = Vec::new();
@@ -260,7 +262,7 @@ impl Parts {
             .collect::<Result<Vec<_>, _>>()
             .map_err(start)?;
         let homes = homes(&plan);
-        let control = Control::new(config.my_sid, bells.clone());
+        let control = Control::new(config.my_sid, bells.clone(), initialize_mark(config));
         let limits = limits(config);
         let mut queues = Queues::new(&bells);
         let mut machine = Some(machine);
@@ -564,8 +566,12 @@ fn config_hash(config: &Config) -> u64 {
 }
 
 /// ZooKeeper's own mark that an empty directory is meant to be empty.
+fn initialize_mark(config: &Config) -> PathBuf {
+    config.data_dir.join("initialize")
+}
+
 fn has_initialize_mark(config: &Config) -> bool {
-    config.standalone || config.data_dir.join("initialize").exists()
+    config.standalone || initialize_mark(config).exists()
 }
 
 /// Our files lie beside ZooKeeper's `version-2`, never in it, and all of them where the log is

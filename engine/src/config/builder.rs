@@ -47,7 +47,6 @@ impl Builder {
             max_client_cnxns: 60,
             min_session_timeout: tick * 2,
             max_session_timeout: tick * 20,
-            global_outstanding_limit: 1000,
             jute_maxbuffer: 0xf_ffff,
             four_letter_words: FourLetterWords::Listed(Vec::new()),
             snap_count: 100_000,
@@ -233,9 +232,6 @@ fn check_range(settings: &Settings) -> Result<(), ConfigError> {
     }
     if settings.window_max == 0 {
         return wrong("commitLogCount", "expected at least 1 transaction");
-    }
-    if settings.global_outstanding_limit == 0 {
-        return wrong("globalOutstandingLimit", "expected at least 1 request");
     }
     if settings.my_sid.0 > 255 {
         return wrong(
@@ -445,7 +441,8 @@ mod tests {
         assert!(key(|s| s.jute_maxbuffer = 10).starts_with("jute.maxbuffer: "));
         assert!(key(|s| s.snap_count = 1).starts_with("snapCount: "));
         assert!(key(|s| s.snap_retain_count = 2).starts_with("autopurge.snapRetainCount: "));
-        assert!(key(|s| s.global_outstanding_limit = 0).starts_with("globalOutstandingLimit: "));
+        assert!(key(|s| s.window_max = 0).starts_with("commitLogCount: "));
+        assert!(key(|s| s.segment_len = 0).starts_with("preAllocSize: "));
         assert!(key(|s| s.my_sid = ServerId(256)).starts_with("myid: "));
         assert!(key(|s| s.data_dir = PathBuf::new()).starts_with("dataDir: "));
     }

@@ -113,8 +113,6 @@ pub struct Settings {
     pub min_session_timeout: Duration,
     /// The longest session time-out granted.
     pub max_session_timeout: Duration,
-    /// Requests of all clients that may be under way.
-    pub global_outstanding_limit: u32,
     /// Bytes of one client frame.
     pub jute_maxbuffer: u32,
     /// Which four-letter words are answered.

@@ -259,7 +259,6 @@ impl Reading {
         let backlog = self.parsed("clientPortListenBacklog", "a number, or -1", |text| {
             if text == "-1" { Some(None) } else { number::<u32>(text).map(Some) }
         })?;
-        let outstanding = self.number("globalOutstandingLimit", "a number of requests")?;
         let frame = self.number("jute.maxbuffer", "a number of bytes")?;
         let words = self.parsed(
             "4lw.commands.whitelist",
@@ -268,8 +267,6 @@ impl Reading {
         )?;
         Ok(builder.with(|settings| {
             settings.client_backlog = backlog.flatten().unwrap_or(settings.client_backlog);
-            settings.global_outstanding_limit =
-                outstanding.unwrap_or(settings.global_outstanding_limit);
             settings.jute_maxbuffer = frame.unwrap_or(settings.jute_maxbuffer);
             settings.four_letter_words =
                 words.unwrap_or_else(|| settings.four_letter_words.clone());
@@ -551,7 +548,7 @@ mod tests {
         let config = config(
             "dataDir=DIR\ndataLogDir=/log\nclientPortListenBacklog=7\nclientPort=1\n\
              maxClientCnxns=0\nminSessionTimeout=-1\nmaxSessionTimeout=90000\n\
-             globalOutstandingLimit=5\njute.maxbuffer=0x1fffff\n\
+             preAllocSize=512\ncommitLogCount=77\njute.maxbuffer=0x1fffff\n\
              4lw.commands.whitelist=ruok, mntr\nsnapCount=50\nautopurge.snapRetainCount=4\n\
              standaloneEnabled=false\ninitLimit=1\nsyncLimit=2\nelectionAlg=3\n\
              quorumListenOnAllIPs=true\nserver.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n\
@@ -562,7 +559,7 @@ mod tests {
         assert_eq!((config.client_backlog, config.max_client_cnxns), (7, 0));
         assert_eq!(config.min_session_timeout, Duration::from_secs(6));
         assert_eq!(config.max_session_timeout, Duration::from_secs(90));
-        assert_eq!(config.global_outstanding_limit, 5);
+        assert_eq!((config.segment_len, config.window_max), (512 * 1024, 77));
         assert_eq!(config.jute_maxbuffer, 0x1f_ffff);
         assert!(config.four_letter_words.allow("mntr") && config.four_letter_words.allow("srvr"));
         assert!(!config.four_letter_words.allow("wchp"));
