@@ -321,6 +321,9 @@ pub enum ToLog {
     Truncate(Zxid),
     /// From the quorum core: accepted and current epoch.
     SaveEpochs(Epoch, Epoch),
+    /// From the quorum core: this server came back empty and is about to learn: until it is level a
+    /// restart must not take it for a voter. Nothing behind this is done before it is durable.
+    Quarantine,
     /// From the quorum core: a snapshot of the leader follows.
     BeginInstall(Zxid),
     /// From the quorum core: a piece of it.

@@ -18,6 +18,7 @@ use crate::core_trait::Core;
 use crate::hash::Map;
 use crate::links::{ConnKey, Effect, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree};
 use crate::notice::{Level, Notice};
+use crate::quorum_core::may_forget;
 use crate::timing::{Step, Timings};
 
 /// What happens to a log core.
@@ -43,6 +44,9 @@ pub struct LogCore {
     writing: Option<Writing>,
     /// What speaks of records that another link has yet to bring.
     early: Vec<ToLog>,
+    /// A mark of quarantine is on its way to the disk, and what came since waits for it.
+    guarding: bool,
+    held: VecDeque<ToLog>,
     /// Whether the disk has been read.
     recovered: bool,
     /// The history's floor as the quorum core knows it.
@@ -58,7 +62,8 @@ enum Writing {
     Own { zxid: Zxid, waits: bool },
     /// Whether the link to the leader is paused, what came since, and whether this server was in
     /// quarantine before.
-    Installed { paused: bool, queue: VecDeque<Behind>, was_quarantined: bool },
+    /// and whether it puts the server there until it is level.
+    Installed { paused: bool, queue: VecDeque<Behind>, was_quarantined: bool, forgets: bool },
 }
 
 /// What waits for room behind a received snapshot.
@@ -79,6 +84,8 @@ impl LogCore {
             written: VecDeque::new(),
             writing: None,
             early: Vec::new(),
+            guarding: false,
+            held: VecDeque::new(),
             recovered: false,
             floor: Zxid::ZERO,
             failed: false,
@@ -120,6 +127,10 @@ impl LogCore {
     }
 
     fn handle_link(&mut self, now: Instant, message: ToLog) {
+        if self.guarding && is_from_quorum(&message) {
+            self.held.push_back(message);
+            return;
+        }
         if self.is_early(&message) {
             self.early.push(message);
             return;
@@ -136,6 +147,10 @@ impl LogCore {
                 }
             }
             ToLog::Rebuilt => self.store.rebuilt(),
+            ToLog::Quarantine => {
+                self.store.quarantine();
+                self.guarding = true;
+            }
             ToLog::Truncate(to) => {
                 self.queued.clear();
                 self.written.clear();
@@ -145,19 +160,23 @@ impl LogCore {
             ToLog::BeginInstall(zxid) => {
                 self.abort_own();
                 let was_quarantined = self.store.is_quarantined();
-                self.store.quarantine();
+                let forgets = may_forget(self.store.last_appended(), zxid);
+                if forgets {
+                    self.store.quarantine();
+                }
                 self.store.begin_snapshot(zxid, SnapshotKind::Installed);
                 let queue = VecDeque::new();
-                self.writing = Some(Writing::Installed { paused: false, queue, was_quarantined });
+                let paused = false;
+                self.writing = Some(Writing::Installed { paused, queue, was_quarantined, forgets });
             }
             ToLog::InstallChunk(bytes, last) => self.install_chunk(now, bytes, last),
             ToLog::AbortInstall => {
-                if let Some(Writing::Installed { paused, was_quarantined, .. }) =
+                if let Some(Writing::Installed { paused, was_quarantined, forgets, .. }) =
                     self.writing.take()
                 {
                     self.store.abort_snapshot();
                     // The old history is still whole.
-                    if !was_quarantined {
+                    if forgets && !was_quarantined {
                         self.store.rebuilt();
                     }
                     if paused {
@@ -229,11 +248,11 @@ impl LogCore {
                 self.send(Message::Tree(ToTree::SnapshotNext(zxid)));
             }
             Some(Writing::Own { .. }) => {}
-            Some(Writing::Installed { paused, queue, .. }) => {
+            Some(Writing::Installed { paused, queue, forgets, .. }) => {
                 while let Some(Behind::Chunk(_, last)) = queue.front() {
                     // With the last piece the old history is gone: not before the disk knows that
                     // this server must not vote until it is level again (R19).
-                    let waits = *last && !self.store.is_quarantine_durable();
+                    let waits = *last && *forgets && !self.store.is_quarantine_durable();
                     if waits || !self.store.snapshot_room() {
                         break;
                     }
@@ -290,6 +309,12 @@ impl LogCore {
     }
 
     fn drain_store(&mut self, now: Instant) {
+        if self.guarding && self.store.is_quarantine_durable() {
+            self.guarding = false;
+            for message in core::mem::take(&mut self.held) {
+                self.handle_link(now, message);
+            }
+        }
         while let Some(event) = self.store.poll_event() {
             self.handle_event(now, event);
         }
@@ -394,6 +419,26 @@ impl LogCore {
                 self.effects.push_back(Effect::Fatal(error.to_string()));
             }
         }
+    }
+}
+
+/// Whether the quorum core said this.
+const fn is_from_quorum(message: &ToLog) -> bool {
+    match message {
+        ToLog::Append(..)
+        | ToLog::Truncate(_)
+        | ToLog::SaveEpochs(..)
+        | ToLog::Quarantine
+        | ToLog::BeginInstall(_)
+        | ToLog::InstallChunk(..)
+        | ToLog::AbortInstall
+        | ToLog::Rebuilt => true,
+        ToLog::BeginSnapshot(_)
+        | ToLog::SnapshotChunk(..)
+        | ToLog::AbortSnapshot
+        | ToLog::Stream(..)
+        | ToLog::StreamNext(_)
+        | ToLog::StreamCancel(_) => false,
     }
 }
 

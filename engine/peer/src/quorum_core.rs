@@ -86,6 +86,15 @@ enum Link {
 #[derive(Debug)]
 struct Install {
     complete: bool,
+    /// Whether it may lack what this server has acknowledged ([`may_forget`]).
+    forgets: bool,
+}
+
+/// Whether a server whose history ends at `last` may have acknowledged what a snapshot at `zxid`
+/// lacks. A snapshot holds what is committed (R11): one that reaches beyond the old history has all of
+/// it that counts. An empty history says nothing of what was there before.
+pub(crate) fn may_forget(last: Zxid, zxid: Zxid) -> bool {
+    last == Zxid::ZERO || last > zxid
 }
 
 #[derive(Debug)]
@@ -393,6 +402,11 @@ impl QuorumCore {
     fn begin_following(&mut self, now: Instant, vote: Vote) {
         let leader = vote.leader;
         self.notice(Level::Info, format!("following server {leader}"));
+        if self.awaits_others() && self.quarantined.is_none() {
+            // What it learns until it is level may be less than what it once acknowledged (R26).
+            self.quarantined = Some("it came back empty and is not level yet".to_string());
+            self.to_log(ToLog::Quarantine);
+        }
         let state = match self.learner_role() {
             LearnerRole::Follower => PeerState::Following,
             LearnerRole::Observer => PeerState::Observing,
@@ -734,15 +748,18 @@ impl QuorumCore {
                     self.to_log(ToLog::Truncate(to));
                 }
                 LearnerEffect::BeginSnapshot { zxid } => {
-                    self.install = Some(Install { complete: false });
+                    let forgets = may_forget(self.durable, zxid);
+                    self.install = Some(Install { complete: false, forgets });
                     self.to_tree(ToTree::BeginRestore(zxid));
                     self.to_log(ToLog::BeginInstall(zxid));
                 }
                 LearnerEffect::SnapshotChunk { bytes, last } => {
                     if last && let Some(install) = &mut self.install {
                         install.complete = true;
-                        let why = "its history was replaced by a snapshot and is not level yet";
-                        self.quarantined.get_or_insert_with(|| why.to_string());
+                        if install.forgets {
+                            let why = "its history was replaced by a snapshot and is not level yet";
+                            self.quarantined.get_or_insert_with(|| why.to_string());
+                        }
                     }
                     self.to_tree(ToTree::RestoreChunk(bytes.clone(), last));
                     self.to_log(ToLog::InstallChunk(bytes, last));
