@@ -517,7 +517,7 @@ impl Core for ShardCore {
             }
             ShardInput::Net(NetInput::Connected { token, conn }) => {
                 if !self.leader_connected(token, conn) {
-                    self.election_connected(token, conn);
+                    self.election_connected(now, token, conn);
                 }
             }
             ShardInput::Net(NetInput::ConnectFailed { token, reason }) => {

@@ -213,7 +213,7 @@ fn strangers_on_every_port_must_introduce_themselves_in_time() {
             let (mut e, leader) = with_absent_observer(1, shape);
             let silent = e.raw(leader, port);
             let slow = e.raw(leader, port);
-            e.raw_send(slow, &[b'Q']);
+            e.raw_send(slow, b"Q");
             let follower = (leader + 1) % 3;
             for _ in 0..110 {
                 e.run_for(ms(100));

@@ -13,7 +13,7 @@ use quorate_wire::native::hello::{Purpose, Status, Welcome};
 use quorate_wire::native::notification::{WireNotification, WireState};
 use quorate_wire::reader::{FrameReader, Framing};
 
-use super::{Conn, Fault, Kind, ShardConfig, ShardCore};
+use super::{Conn, Fault, Kind, PEER_HELLO_TIME, ShardConfig, ShardCore};
 use crate::hash::Map;
 use crate::links::{ConnKey, NetOp, Port, ToQuorum};
 
@@ -33,7 +33,7 @@ struct Link {
 enum State {
     Down { retry: Instant },
     Connecting { token: u64 },
-    Greeting,
+    Greeting { conn: ConnKey, deadline: Instant },
     Up { conn: ConnKey },
 }
 
@@ -63,7 +63,9 @@ impl ElectionLinks {
             .values()
             .filter_map(|link| match link.state {
                 State::Down { retry } => Some(retry),
-                State::Connecting { .. } | State::Greeting | State::Up { .. } => None,
+                // A peer that takes the connection and says nothing may be stopped.
+                State::Greeting { deadline, .. } => Some(deadline),
+                State::Connecting { .. } | State::Up { .. } => None,
             })
             .min()
     }
@@ -106,6 +108,14 @@ impl ShardCore {
         for sid in due {
             self.connect_peer(sid);
         }
+        let overdue = self.elections.links.values().find_map(|link| match link.state {
+            State::Greeting { conn, deadline } if deadline <= now => Some(conn),
+            _ => None,
+        });
+        if let Some(conn) = overdue {
+            let why = "it did not answer our greeting in time".to_string();
+            self.fail(now, conn, &Fault::Refused(why));
+        }
     }
 
     fn connect_peer(&mut self, sid: ServerId) {
@@ -116,7 +126,7 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn election_connected(&mut self, token: u64, conn: ConnKey) {
+    pub(super) fn election_connected(&mut self, now: Instant, token: u64, conn: ConnKey) {
         let found = self.elections.links.iter_mut().find(
             |(_, link)| matches!(link.state, State::Connecting { token: ours } if ours == token),
         );
@@ -125,7 +135,7 @@ impl ShardCore {
             return;
         };
         let sid = *sid;
-        link.state = State::Greeting;
+        link.state = State::Greeting { conn, deadline: now + PEER_HELLO_TIME };
         let body_max = self.config.limits.body_max;
         let reader = FrameReader::new(Framing::Native { body_max });
         self.conns.insert(conn, Conn { peer: None, kind: Kind::ElectionOut { reader, sid } });
