@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use quorate_proto::ServerId;
 
@@ -46,14 +47,29 @@ impl Config {
     }
 }
 
+/// Where the search begins; ports from 10,000 on are rarely anybody's.
+const FIRST_PORT: u32 = 10_000;
+/// Linux gives ports from 32,768 on to outgoing connections, which could take a server's port while
+/// it is down.
+const PORTS: u32 = 22_000;
+
 /// Distinct ports that are free now; all are held until the last is found.
 fn free_ports(count: usize) -> Result<Vec<u16>, ConfigError> {
-    let bound: Result<Vec<TcpListener>, _> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let ports = bound.and_then(|listeners| {
-        listeners.iter().map(|listener| listener.local_addr().map(|a| a.port())).collect()
-    });
-    ports.map_err(|error: std::io::Error| {
-        ConfigError::setting("server.N", format!("no free port on loopback: {error}"))
-    })
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let mut listeners = Vec::new();
+    for _ in 0..PORTS {
+        if listeners.len() == count {
+            break;
+        }
+        let at = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let port = u16::try_from(FIRST_PORT + at).expect("a port below the outgoing ones");
+        listeners.extend(TcpListener::bind(("127.0.0.1", port)));
+    }
+    if listeners.len() < count {
+        return Err(ConfigError::setting("server.N", "too few ports are free on loopback"));
+    }
+    let ports: Result<Vec<u16>, std::io::Error> =
+        listeners.iter().map(|listener| listener.local_addr().map(|a| a.port())).collect();
+    ports.map_err(|error| ConfigError::setting("server.N", error.to_string()))
 }

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -32,10 +33,17 @@ pub struct Ensemble {
     folder: tempfile::TempDir,
 }
 
-/// Distinct ports that were free a moment ago.
+/// Distinct ports that were free a moment ago, below those that the system gives to outgoing
+/// connections: such a connection could take a server's port while it is down.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let mut listeners = Vec::new();
+    while listeners.len() < count {
+        let at = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (at % 20_000) as u16;
+        listeners.extend(TcpListener::bind(("127.0.0.1", port)));
+    }
     listeners.iter().map(|l| l.local_addr().expect("a bound address").port()).collect()
 }
 
