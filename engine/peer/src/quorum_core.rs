@@ -744,6 +744,8 @@ impl QuorumCore {
                 LearnerEffect::Truncate { to } => {
                     assert!(to >= self.committed, "truncation to {to} below a commit");
                     self.truncating = true;
+                    // Lowered at once: it speaks of what the history holds (R2).
+                    self.durable = to;
                     self.to_tree(ToTree::Truncate(to));
                     self.to_log(ToLog::Truncate(to));
                 }
@@ -756,6 +758,8 @@ impl QuorumCore {
                 LearnerEffect::SnapshotChunk { bytes, last } => {
                     if last && let Some(install) = &mut self.install {
                         install.complete = true;
+                        // The old history is not ours any more.
+                        self.durable = Zxid::ZERO;
                         if install.forgets {
                             let why = "its history was replaced by a snapshot and is not level yet";
                             self.quarantined.get_or_insert_with(|| why.to_string());
@@ -802,11 +806,11 @@ impl QuorumCore {
             Durable::Log { through } => self.durable = through,
             Durable::Truncated { to } => {
                 self.truncating = false;
-                self.durable = to;
+                self.durable = self.durable.max(to);
             }
             Durable::Snapshot { zxid } => {
                 self.install = None;
-                self.durable = zxid;
+                self.durable = self.durable.max(zxid);
                 self.committed = self.committed.max(zxid);
             }
         }
