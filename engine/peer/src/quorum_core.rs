@@ -264,7 +264,10 @@ impl QuorumCore {
         self.history = recovered.history;
         self.committed = recovered.committed_hint;
         self.quarantined = recovered.quarantined;
-        self.awaiting_empty = recovered.fresh && !self.config.initialize;
+        // A directory that only has a store's first files says no more than an empty one: whoever
+        // emptied it may have stopped the server right after its start.
+        let is_blank = self.accepted == Epoch::ZERO && self.durable == Zxid::ZERO;
+        self.awaiting_empty = (recovered.fresh || is_blank) && !self.config.initialize;
         self.empty_voters.insert(self.config.sid);
         if let Some(reason) = self.quarantined.clone() {
             if self.config.membership.voters() == [self.config.sid] {

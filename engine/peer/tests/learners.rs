@@ -334,6 +334,9 @@ fn an_emptied_voter_does_not_vote_until_it_is_level() {
             e.crash(leader);
             e.servers[emptied].disk.wipe();
             e.start(emptied);
+            // Restarted it has the files of a store, and still nothing in them.
+            e.run_for(ms(500));
+            e.restart(emptied);
             e.start(lagging);
             e.run_for(ms(10_000));
             assert_eq!(e.leader(), None, "one lagging and one empty server are no quorum");

@@ -325,6 +325,11 @@ fn run(seed: u64) -> u64 {
     }));
     if let Err(why) = told {
         eprintln!("{}", run.e.state());
+        if std::env::var("QUORATE_SEED").is_ok() {
+            for (at, notice) in &run.e.notices {
+                eprintln!("{at} {}", notice.text);
+            }
+        }
         resume_unwind(why);
     }
     run.book.answers
