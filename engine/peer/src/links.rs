@@ -4,6 +4,7 @@
 //! on that order: a snapshot for a learner is cut exactly behind the commits that were announced
 //! before it, and a sync is answered behind the commits that it must see.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -85,7 +86,7 @@ pub enum ToShard {
     /// From the quorum core: answer a learner's FOLLOWERINFO.
     LeaderInfo(ConnKey, Epoch),
     /// From the quorum core: bring a learner level.
-    Sync(ConnKey, SyncTask),
+    Sync(ConnKey, Box<SyncTask>),
     /// From the quorum core: a synchronised learner may serve.
     UpToDate(ConnKey, Zxid),
     /// From the quorum core: a proposal for every learner of this shard.
@@ -153,7 +154,7 @@ pub struct SyncTask {
 #[derive(Clone, Debug)]
 pub enum ToQuorum {
     /// From the tree core, when it has taken in all that the disk held at start.
-    Recovered(Recovered),
+    Recovered(Box<Recovered>),
     /// From the log core: the disk's word.
     Durable(Durable),
     /// From the log core: it no longer holds what comes before this zxid.
@@ -252,7 +253,7 @@ pub enum ToTree {
     RecoveredRecord(Zxid, Frame),
     /// From the log core, at start: that was all. The tree core hands it on to the quorum core, so
     /// that no role begins before the state is here.
-    RecoveredEnd(Recovered),
+    RecoveredEnd(Box<Recovered>),
     /// From the quorum core: this server leads; the first zxid follows the epoch's start.
     Lead(Epoch),
     /// From the quorum core: this server serves as a learner in this term.
@@ -289,7 +290,7 @@ pub enum ToTree {
     /// From a shard: a learner's connection is gone.
     LearnerGone(ConnKey),
     /// From a shard: a client's first frame.
-    Connect(ConnKey, ConnectAttempt),
+    Connect(ConnKey, Box<ConnectAttempt>),
     /// From a shard: the embedding process wants to propose; no session is involved.
     ConnectProposer(ConnKey),
     /// From a shard: a client's next request.
@@ -309,7 +310,7 @@ pub enum ToTree {
     /// From the log core: our own snapshot, begun at this zxid, cannot be written; the log goes on.
     SnapshotFailed(Zxid),
     /// From the quorum core: an administrator's word with what is known so far.
-    Admin(ConnKey, [u8; 4], AdminShard, AdminQuorum),
+    Admin(ConnKey, [u8; 4], AdminShard, Box<AdminQuorum>),
 }
 
 /// What the other cores tell the log core.
@@ -345,6 +346,9 @@ pub enum ToLog {
     /// From a shard: the learner is gone.
     StreamCancel(ConnKey),
 }
+
+// Messages are moved several times on their way: what is rare and long is boxed.
+const _: () = assert!(size_of::<Message>() <= 88);
 
 /// A message with its address.
 #[derive(Clone, Debug)]

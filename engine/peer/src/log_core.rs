@@ -3,6 +3,7 @@
 //! Wraps `storage::Store`: turns messages into its calls and its events into messages. Executes no
 //! disk operation.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
@@ -379,14 +380,14 @@ impl LogCore {
                 let hint = found.committed_hint;
                 self.recovered = true;
                 self.floor = found.history.floor();
-                self.send(Message::Tree(ToTree::RecoveredEnd(Recovered {
+                self.send(Message::Tree(ToTree::RecoveredEnd(Box::new(Recovered {
                     fresh: found.fresh,
                     accepted_epoch: found.accepted_epoch,
                     current_epoch: found.current_epoch,
                     history: found.history,
                     committed_hint: hint,
                     quarantined: found.quarantined.map(|reason| reason.to_string()),
-                })));
+                }))));
             }
             StoreEvent::Durable(durable) => {
                 if let Durable::Log { through } = durable {

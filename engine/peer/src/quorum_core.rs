@@ -3,6 +3,7 @@
 //! Owns `Election` and, in turn, `Leader` or `Learner`. Touches no byte of a transaction and no
 //! connection: it speaks of connections by key and leaves the sending to the shards.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -654,7 +655,7 @@ impl QuorumCore {
         if plan == SyncPlan::Snap {
             self.to_tree(ToTree::CutFor(conn, snapshot_at));
         }
-        self.send(Message::Shard(conn.shard, ToShard::Sync(conn, task)));
+        self.send(Message::Shard(conn.shard, ToShard::Sync(conn, Box::new(task))));
     }
 
     fn note_level(&mut self, now: Instant, sid: ServerId) {
@@ -875,7 +876,7 @@ impl Core for QuorumCore {
 
     fn handle(&mut self, now: Instant, input: ToQuorum) {
         match input {
-            ToQuorum::Recovered(recovered) => self.handle_recovered(now, recovered),
+            ToQuorum::Recovered(recovered) => self.handle_recovered(now, *recovered),
             ToQuorum::Durable(durable) => self.handle_durable(now, durable),
             ToQuorum::Forgot(floor) => match &mut self.role {
                 Role::Leading(leader) => leader.forget_before(floor),
@@ -942,7 +943,7 @@ impl Core for QuorumCore {
             }
             ToQuorum::Admin(conn, word, shard) => {
                 let quorum = self.admin();
-                self.to_tree(ToTree::Admin(conn, word, shard, quorum));
+                self.to_tree(ToTree::Admin(conn, word, shard, Box::new(quorum)));
             }
             ToQuorum::Relay(conn, packet) => {
                 self.send(Message::Shard(conn.shard, ToShard::ToLearner(conn, packet)));

@@ -301,7 +301,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::CutFor(conn, at) => self.cut_for(conn, at),
             ToTree::NextChunk(conn) => self.next_chunk(conn),
             ToTree::LearnerGone(conn) => self.learner_gone(conn),
-            ToTree::Connect(conn, attempt) => self.connect(now, conn, attempt),
+            ToTree::Connect(conn, attempt) => self.connect(now, conn, *attempt),
             ToTree::ConnectProposer(conn) => self.connect_proposer(now, conn),
             ToTree::Request(conn, request) => self.request(now, conn, request),
             ToTree::Disconnect(conn) => self.disconnect(conn),

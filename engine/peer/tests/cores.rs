@@ -139,7 +139,7 @@ fn a_piece_of_a_snapshot_that_overtakes_its_task_is_kept() {
     let chunk = ToShard::SnapChunk(conn(7), Frame::from_static(b"whole"), true);
     let task = ToShard::Sync(
         conn(7),
-        SyncTask {
+        Box::new(SyncTask {
             plan: SyncPlan::Snap,
             snapshot_at: at,
             cut: at,
@@ -147,7 +147,7 @@ fn a_piece_of_a_snapshot_that_overtakes_its_task_is_kept() {
             tail: Vec::new(),
             outstanding: Vec::new(),
             new_leader,
-        },
+        }),
     );
     let mut core = with_promised_learner();
     assert_eq!(sent(&link(&mut core, chunk.clone())), []);

@@ -209,7 +209,7 @@ fn a_node_that_is_longer_than_a_frame_of_the_snapshot_arrives_whole() {
 /// A snapshot is under way, and after ever more turns `fault` strikes; then everything must heal.
 fn during_a_snapshot(fault: impl Fn(&mut Told, usize, usize)) {
     for shape in SHAPES {
-        for step in 0..10u32 {
+        for step in 0..6u32 {
             let mut e = Told::start(Options { seed: u64::from(step), ..without_window(shape) });
             let leader = e.await_leader();
             let away = (leader + 1) % 3;
@@ -218,7 +218,7 @@ fn during_a_snapshot(fault: impl Fn(&mut Told, usize, usize)) {
             e.servers[away].disk.wipe();
             e.start(away);
             await_notice(&mut e, "Snap ", 0);
-            e.run_for(std::time::Duration::from_micros(100) * (2 * step * step));
+            e.run_for(std::time::Duration::from_micros(100) * (6 * step * step));
             fault(&mut e, leader, away);
             for at in 0..3 {
                 if !e.servers[at].up {
@@ -488,7 +488,7 @@ fn one_voter_alone_writes_restarts_and_writes_again() {
 #[test]
 fn an_emptied_voter_that_dies_before_it_is_level_still_does_not_vote() {
     for shape in SHAPES {
-        for step in 0..12u32 {
+        for step in 0..8u32 {
             let mut e = Told::start(Options { seed: u64::from(step), ..without_window(shape) });
             let leader = e.await_leader();
             let (emptied, other) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -498,7 +498,7 @@ fn an_emptied_voter_that_dies_before_it_is_level_still_does_not_vote() {
             e.start(emptied);
             let syncs = noticed(&e, "synchronises server");
             await_notice(&mut e, "synchronises server", syncs);
-            e.run_for(std::time::Duration::from_micros(100) * (step * 2));
+            e.run_for(std::time::Duration::from_micros(100) * (step * 3));
             let level = noticed(&e, "level again") > 0;
             for at in 0..3 {
                 e.crash(at);

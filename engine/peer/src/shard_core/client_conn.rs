@@ -2,6 +2,7 @@
 //!
 //! Reads a request's header only; its body is the tree core's.
 
+use alloc::boxed::Box;
 use alloc::format;
 
 use quorate_proto::Instant;
@@ -130,7 +131,7 @@ impl ShardCore {
                 client.state = State::Opening;
                 self.strangers -= 1;
             }
-            self.to_tree(ToTree::Connect(conn, attempt));
+            self.to_tree(ToTree::Connect(conn, Box::new(attempt)));
         }
     }
 

@@ -3,6 +3,7 @@
 //! From the moment of its `SyncTask` on, everything broadcast is queued behind the learner's sync
 //! stream, so that nothing between the two is skipped or doubled (R18).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
@@ -49,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 struct Syncing {
     source: Source,
-    task: SyncTask,
+    task: Box<SyncTask>,
     held: Vec<Frame>,
     held_bytes: usize,
 }
@@ -194,7 +195,7 @@ impl ShardCore {
         self.send_frame(conn, frame);
     }
 
-    pub(super) fn begin_sync(&mut self, now: Instant, conn: ConnKey, task: SyncTask) {
+    pub(super) fn begin_sync(&mut self, now: Instant, conn: ConnKey, task: Box<SyncTask>) {
         let (plan, cut, at, from_log) = (task.plan, task.cut, task.snapshot_at, task.from_log);
         let Some(learner) = self.learner(conn) else { return };
         let source = if plan == SyncPlan::Snap { Source::Snapshot } else { Source::Log };
