@@ -154,6 +154,7 @@ impl<M: StateMachine> TreeCore<M> {
                 self.attach(conn, valid);
             }
             Mode::Following(term) => {
+                self.close_outdated(session);
                 self.revalidating.push_back((session, conn));
                 let packet = ToLeader::Revalidate { session, timeout };
                 self.to_leader(term, packet);
@@ -237,6 +238,20 @@ impl<M: StateMachine> TreeCore<M> {
         {
             self.forget(old);
             self.to_shard(old, ToShard::CloseClient(old, None));
+        }
+    }
+
+    /// Closes every other connection of a session that re-attaches here. To the leader all of them are
+    /// this server, so nothing that an old one still says may follow the question: the new one numbers
+    /// its requests anew, and would be given the old one's answers.
+    fn close_outdated(&mut self, session: SessionId) {
+        self.close_moved(session, None);
+        for at in 0..self.revalidating.len() {
+            let (asked, conn) = self.revalidating[at];
+            if asked == session && self.clients.contains_key(&conn) {
+                self.forget(conn);
+                self.to_shard(conn, ToShard::CloseClient(conn, None));
+            }
         }
     }
 
