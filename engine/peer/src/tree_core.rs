@@ -21,7 +21,7 @@ use quorate_wire::jute::txn::decode_header;
 use quorate_wire::native::proposal::{ProposalEncoder, proposal_body, proposal_committed};
 
 use self::client::Client;
-use self::leading::Leading;
+use self::leading::{Leading, Owner};
 use self::snapshots::Snapshots;
 use crate::admin;
 use crate::core_trait::Core;
@@ -307,7 +307,9 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::Disconnect(conn) => self.disconnect(conn),
             ToTree::Forwarded(conn, frame, at) => self.handle_forwarded(now, conn, &frame, at),
             ToTree::Touched(conn, touches) => self.handle_touched(now, conn, &touches),
-            ToTree::Revalidate(conn, session, _) => self.handle_revalidate(now, conn, session),
+            ToTree::Revalidate(conn, session, _) => {
+                self.submit_revalidate(now, Owner::Learner(conn), conn, session);
+            }
             ToTree::SnapshotNext(zxid) => self.snapshot_next(zxid),
             ToTree::SnapshotWritten(zxid) => {
                 self.own_snapshot_ended(zxid);

@@ -150,8 +150,9 @@ impl<M: StateMachine> TreeCore<M> {
         match self.mode {
             Mode::Idle => {}
             Mode::Leading(_) => {
-                let valid = self.revalidate_local(now, session);
-                self.attach(conn, valid);
+                self.close_outdated(session);
+                self.revalidating.push_back((session, conn));
+                self.submit_revalidate(now, Owner::Local, conn, session);
             }
             Mode::Following(term) => {
                 self.close_outdated(session);
@@ -195,7 +196,8 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     /// The answer to a re-attachment is known.
-    fn attach(&mut self, conn: ConnKey, valid: bool) {
+    pub(super) fn attach(&mut self, conn: ConnKey, valid: bool) {
+        self.revalidating.retain(|(_, asked)| *asked != conn);
         let open_after = self.last_staged();
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if client.state != State::Revalidating {

@@ -58,6 +58,8 @@ pub(super) struct Submission {
 enum Waiting {
     Write(Submission, Vec<Id>),
     Sync(SyncOrigin),
+    /// A re-attachment, which must not overtake what the session asked for through the same server.
+    Revalidate(Owner, ConnKey, SessionId),
 }
 
 #[derive(Debug)]
@@ -151,6 +153,9 @@ impl<M: StateMachine> TreeCore<M> {
             match leading.waiting.pop_front() {
                 Some(Waiting::Write(submission, ids)) => self.propose(now, &submission, &ids),
                 Some(Waiting::Sync(origin)) => self.begin_sync(origin),
+                Some(Waiting::Revalidate(owner, conn, session)) => {
+                    self.revalidate(now, owner, conn, session);
+                }
                 None => break,
             }
         }
@@ -292,9 +297,28 @@ impl<M: StateMachine> TreeCore<M> {
         }
     }
 
-    pub(super) fn handle_revalidate(&mut self, now: Instant, conn: ConnKey, session: SessionId) {
+    /// A client of ours, or of a learner, wants its session back.
+    pub(super) fn submit_revalidate(
+        &mut self,
+        now: Instant,
+        owner: Owner,
+        conn: ConnKey,
+        session: SessionId,
+    ) {
         let Mode::Leading(leading) = &mut self.mode else { return };
-        let valid = leading.tracker.revalidate(session, Owner::Learner(conn), now);
+        if leading.waiting.is_empty() {
+            self.revalidate(now, owner, conn, session);
+        } else {
+            leading.waiting.push_back(Waiting::Revalidate(owner, conn, session));
+        }
+    }
+
+    fn revalidate(&mut self, now: Instant, owner: Owner, conn: ConnKey, session: SessionId) {
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        let valid = leading.tracker.revalidate(session, owner, now);
+        if owner == Owner::Local {
+            return self.attach(conn, valid);
+        }
         // Behind the commit of everything that the session proposed through its former server:
         // observers learn of a proposal no earlier, and clients number anew on each connection.
         leading.revalidated.push_back((leading.last, conn, session, valid));
@@ -320,11 +344,6 @@ impl<M: StateMachine> TreeCore<M> {
             let packet = ToLearner::Revalidate { session, valid };
             self.to_quorum(ToQuorum::Relay(conn, packet));
         }
-    }
-
-    pub(super) fn revalidate_local(&mut self, now: Instant, session: SessionId) -> bool {
-        let Mode::Leading(leading) = &mut self.mode else { return false };
-        leading.tracker.revalidate(session, Owner::Local, now)
     }
 
     pub(super) fn touch_local(&mut self, now: Instant, session: SessionId) {
