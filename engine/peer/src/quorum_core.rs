@@ -353,8 +353,6 @@ impl QuorumCore {
         }
         if notification.round > 0 {
             self.election.handle_notification(now, notification);
-            // A voter that only asks has withdrawn its vote: a quiet time may be over with it.
-            self.election.handle_timeout(now);
         }
         self.drain_election(now);
     }

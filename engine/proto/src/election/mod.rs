@@ -205,6 +205,8 @@ impl Election {
         };
         if self.membership.voter_index(notification.vote.leader).is_none() {
             self.withdraw(voter);
+            // Without that vote there may be no quorum for the result that was about to stand.
+            self.conclude(now);
             return self.answer_asker(notification);
         }
         match self.stage {
@@ -586,6 +588,19 @@ mod tests {
         assert_eq!(elected(&mut one), None);
         one.handle_notification(later, says(2, PeerState::Looking, vote(3, 1, 1), 1));
         assert_eq!(elected(&mut one), Some(ServerId(3)));
+    }
+
+    #[test]
+    fn a_withdrawn_vote_ends_the_quiet_time_that_it_made() {
+        let now = Instant::ZERO;
+        let mut one = election(1, &[1, 2, 3], &[]);
+        one.look(now, Some(vote(1, 1, 1)));
+        one.handle_notification(now, says(2, PeerState::Looking, vote(1, 1, 1), 1));
+        assert_eq!(one.poll_timeout(), Some(now + 200 * MS));
+        one.handle_notification(now + MS, says(2, PeerState::Looking, Vote::NOBODY, 1));
+        one.check_invariants();
+        one.handle_timeout(now + 200 * MS);
+        assert_eq!(elected(&mut one), None);
     }
 
     #[test]
