@@ -3,7 +3,7 @@
 //! No core sees it; threads publish into it between turns.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ pub(crate) struct Control {
     /// ZooKeeper's `initialize` file, which has done its work once this server serves: left there,
     /// it would let the server vote after its directory was wiped.
     mark: PathBuf,
-    threads: usize,
+    /// Shards that may still take requests while the server drains.
+    undrained: AtomicUsize,
     bells: Vec<Arc<Bell>>,
     stop: AtomicBool,
     failed: AtomicBool,
@@ -30,6 +31,8 @@ pub(crate) struct Control {
     dumps: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
+    /// One dump at a time: what the threads hand in belongs to one caller.
+    dumping: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -38,31 +41,42 @@ struct State {
     serving: bool,
     failure: Option<String>,
     end_requested: bool,
-    collected: Vec<Histograms>,
+    /// Handed in and not given to anybody yet.
+    collected: Option<Histograms>,
+    /// Threads that have answered the last call for histograms.
+    answers: usize,
     total: Histograms,
 }
 
 impl Control {
-    pub(crate) fn new(sid: ServerId, bells: Vec<Arc<Bell>>, mark: PathBuf) -> Arc<Self> {
+    /// Shared by as many threads as there are bells, `shards` of which take requests.
+    pub(crate) fn new(
+        sid: ServerId,
+        bells: Vec<Arc<Bell>>,
+        shards: usize,
+        mark: PathBuf,
+    ) -> Arc<Self> {
         Arc::new(Self {
             sid,
             mark,
-            threads: bells.len(),
+            undrained: AtomicUsize::new(shards),
             bells,
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            quiet: AtomicBool::new(true),
+            quiet: AtomicBool::new(false),
             dumps: AtomicU64::new(0),
             state: Mutex::new(State {
                 role: Role::Looking,
                 serving: false,
                 failure: None,
                 end_requested: false,
-                collected: Vec::new(),
+                collected: None,
+                answers: 0,
                 total: Histograms::new(),
             }),
             changed: Condvar::new(),
+            dumping: Mutex::new(()),
         })
     }
 
@@ -82,14 +96,21 @@ impl Control {
 
     /// The server cannot go on: nothing leaves it any more, and its owner learns why.
     pub(crate) fn fail(&self, why: String) {
-        crate::node::log(Level::Error, self.sid, &why);
+        // Before anything that takes time, as telling the operator may.
         self.failed.store(true, Ordering::SeqCst);
+        crate::node::log(Level::Error, self.sid, &why);
         self.state().failure.get_or_insert(why);
         self.stop();
     }
 
+    /// The same while the reason is not known yet; [`Control::fail`] follows with it.
+    pub(crate) fn halt(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.failed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
@@ -118,6 +139,23 @@ impl Control {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// A shard takes no request any more, and has handed on those that it took.
+    pub(crate) fn note_drained(&self) {
+        if self.undrained.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.ring_all();
+        }
+    }
+
+    /// Whether no shard takes a request any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.undrained.load(Ordering::SeqCst) == 0
+    }
+
+    /// Nobody waits for an answer any more, and all answers are on their way.
+    pub(crate) fn publish_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::SeqCst);
+    }
+
     /// Somebody wants the owner to stop the server.
     pub(crate) fn request_end(&self) {
         self.state().end_requested = true;
@@ -127,7 +165,11 @@ impl Control {
     /// Waits until the server has stopped by itself or its end was asked for.
     pub(crate) fn wait_end(&self) {
         let mut state = self.state();
-        while !self.is_stopping() && !state.end_requested {
+        let goes_on = |state: &State| {
+            !state.end_requested
+                && (!self.is_stopping() || (self.has_failed() && state.failure.is_none()))
+        };
+        while goes_on(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -143,8 +185,7 @@ impl Control {
         }
     }
 
-    pub(crate) fn publish_serving(&self, serving: bool, quiet: bool) {
-        self.quiet.store(quiet, Ordering::Relaxed);
+    pub(crate) fn publish_serving(&self, serving: bool) {
         let mut state = self.state();
         if state.serving != serving {
             state.serving = serving;
@@ -171,7 +212,7 @@ impl Control {
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Relaxed)
+        self.quiet.load(Ordering::SeqCst)
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -203,19 +244,30 @@ impl Control {
         self.dumps.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn collect(&self, histograms: Histograms) {
-        self.state().collected.push(histograms);
+    /// A thread's answer to the last call for histograms.
+    pub(crate) fn collect(&self, histograms: &Histograms) {
+        let mut state = self.state();
+        state.keep(histograms);
+        state.answers += 1;
         self.changed.notify_all();
     }
 
-    /// What all threads recorded since the last call. Threads that have stopped add nothing.
+    /// What a thread that ends recorded last.
+    pub(crate) fn keep(&self, histograms: &Histograms) {
+        self.state().keep(histograms);
+    }
+
+    /// What all threads recorded since the last call. One that stands still adds its part to the next.
     pub(crate) fn dump(&self) -> Histograms {
-        self.state().collected.clear();
+        let _one = self.dumping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        state.answers = 0;
         self.dumps.fetch_add(1, Ordering::SeqCst);
+        drop(state);
         self.ring_all();
         let until = Instant::now() + Duration::from_secs(2);
-        let mut state = self.state();
-        while state.collected.len() < self.threads && !self.is_stopping() {
+        state = self.state();
+        while state.answers < self.bells.len() && !self.is_stopping() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -223,17 +275,102 @@ impl Control {
             state =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let mut merged = Histograms::new();
-        for part in std::mem::take(&mut state.collected) {
-            merged.merge(&part);
-        }
-        state.total.merge(&merged);
-        merged
+        let dumped = state.collected.take().unwrap_or_default();
+        state.total.merge(&dumped);
+        dumped
     }
 
     /// Everything that was ever dumped, with what was recorded since.
     pub(crate) fn total(&self) -> Histograms {
         self.dump();
         self.state().total.clone()
+    }
+}
+
+impl State {
+    fn keep(&mut self, histograms: &Histograms) {
+        self.collected.get_or_insert_default().merge(histograms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Recorder, Stage};
+
+    fn control(threads: usize) -> Arc<Control> {
+        let bells = (0..threads).map(|_| Arc::new(Bell::new().expect("a bell"))).collect();
+        Control::new(ServerId(1), bells, 1, PathBuf::from("no such file"))
+    }
+
+    fn one_value() -> Histograms {
+        let mut recorder = Recorder::new();
+        recorder.record(Stage::Quorum, 1000);
+        recorder.take()
+    }
+
+    fn answer_dumps(control: &Control, stop: &AtomicBool) {
+        let mut seen = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let wanted = control.dumps_wanted();
+            if wanted != seen {
+                seen = wanted;
+                control.collect(&one_value());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn dumps_of_two_callers_lose_and_double_nothing() {
+        const DUMPS: u64 = 50;
+        let control = control(1);
+        let stop = AtomicBool::new(false);
+        let count = |dumped: Histograms| dumped.stage(Stage::Quorum).len();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_dumps(&control, &stop));
+            let callers: Vec<_> = (0..2)
+                .map(|_| scope.spawn(|| (0..DUMPS).map(|_| count(control.dump())).sum::<u64>()))
+                .collect();
+            let dumped: u64 = callers.into_iter().map(|c| c.join().expect("no panic")).sum();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(dumped, 2 * DUMPS);
+        });
+        control.stop();
+        assert_eq!(count(control.total()), 2 * DUMPS);
+    }
+
+    #[test]
+    fn what_a_thread_recorded_before_it_ended_is_in_the_total() {
+        let control = control(1);
+        control.keep(&one_value());
+        control.stop();
+        assert_eq!(control.total().stage(Stage::Quorum).len(), 1);
+    }
+
+    #[test]
+    fn whoever_waits_for_the_end_learns_the_reason_that_comes_late() {
+        let control = control(1);
+        control.halt();
+        assert!(control.has_failed() && control.is_stopping());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                control.wait_end();
+                control.failure()
+            });
+            control.fail("broken".to_owned());
+            assert_eq!(waiter.join().expect("no panic").as_deref(), Some("broken"));
+        });
+    }
+
+    #[test]
+    fn a_server_is_drained_once_its_last_shard_is() {
+        let bells = vec![Arc::new(Bell::new().expect("a bell"))];
+        let control = Control::new(ServerId(1), bells, 2, PathBuf::from("no such file"));
+        assert!(!control.is_quiet(), "nobody has looked yet");
+        control.note_drained();
+        assert!(!control.is_drained());
+        control.note_drained();
+        assert!(control.is_drained());
     }
 }

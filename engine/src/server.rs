@@ -24,7 +24,7 @@ use quorate_storage::StoreConfig;
 use crate::config::{self, Config, HostPort};
 use crate::control::Control;
 use crate::error::Error;
-use crate::in_process::{Connection, Door, Mailbox};
+use crate::in_process::{Connection, Door, Doors, Mailbox};
 use crate::memory_disk::MemoryDisk;
 use crate::metrics::Histograms;
 use crate::node::{
@@ -87,7 +87,7 @@ impl Role {
 pub struct Server {
     control: Arc<Control>,
     threads: Vec<ThreadHandle>,
-    doors: Vec<Arc<Door>>,
+    doors: Doors,
     client_address: Option<SocketAddr>,
     _lock: Option<File>,
 }
@@ -135,20 +135,20 @@ impl Server {
     /// # Errors
     /// If the server does not serve, or stops meanwhile.
     pub fn session(&self, timeout: Duration) -> Result<Session, Error> {
-        Session::open(&self.doors[0], timeout)
+        Session::open(&self.doors, timeout)
     }
 
     /// A way to propose to the replicated state machine directly, without a session. Its operations
     /// fail with [`Error::ConnectionLost`] while the server does not serve.
     pub fn proposer(&self) -> Proposer {
-        Proposer::open(&self.doors[0])
+        Proposer::open(&self.doors)
     }
 
     /// A bare client connection in this process: it speaks ZooKeeper's client protocol, and what the
     /// server sends arrives in `mailbox`. Many connections may share a mailbox. For load generators
     /// and proxies; [`Server::session`] is the comfortable way.
     pub fn connect(&self, mailbox: &Arc<Mailbox>) -> Connection {
-        Connection::open(&self.doors[0], Port::Client, mailbox)
+        Connection::open(&self.doors, Port::Client, mailbox)
     }
 
     /// What the steps of every write took since the server started.
@@ -188,9 +188,7 @@ impl Server {
     }
 
     fn stop(&mut self) -> Result<(), Error> {
-        for door in &self.doors {
-            door.shut();
-        }
+        self.doors.shut();
         self.control.stop();
         let mut failure = self.control.failure();
         for thread in self.threads.drain(..) {
@@ -262,17 +260,24 @@ impl Parts {
             .collect::<Result<Vec<_>, _>>()
             .map_err(start)?;
         let homes = homes(&plan);
-        let control = Control::new(config.my_sid, bells.clone(), initialize_mark(config));
+        let shards = plan.shards();
+        let mark = initialize_mark(config);
+        let control = Control::new(config.my_sid, bells.clone(), shards, mark);
         let limits = limits(config);
         let mut queues = Queues::new(&bells);
         let mut machine = Some(machine);
-        let mut doors = Vec::new();
-        let mut threads = Vec::new();
+        // From here on an error drops it, which stops the threads that run already.
+        let mut server = Server {
+            control: Arc::clone(&control),
+            threads: Vec::new(),
+            doors: Doors::default(),
+            client_address: self.client_address,
+            _lock: self.lock,
+        };
         let mut listing = Some(self.listing);
         let config_hash = config_hash(config);
         for (index, thread) in plan.threads.iter().enumerate() {
-            let shard_count = plan.shards() as u16;
-            let mut peer = Peer::new(shard_count);
+            let mut peer = Peer::new(shards as u16);
             let mut shard = None;
             let mut has_disk = false;
             for role in &thread.roles {
@@ -315,7 +320,7 @@ impl Parts {
             let door = Door::new(Arc::clone(&bells[index]));
             let mut listeners = Vec::new();
             if shard.is_some() {
-                doors.push(Arc::clone(&door));
+                server.doors.push(Arc::clone(&door));
                 for (token, listener) in &self.listeners {
                     listeners.push((*token, listener.try_clone().map_err(start)?));
                 }
@@ -324,11 +329,12 @@ impl Parts {
                 peer,
                 shard,
                 listeners,
-                door,
+                door: Arc::clone(&door),
                 disk: has_disk.then(|| config.durable.then(|| store_folder(config))),
                 addresses: addresses(config),
                 ping_every: config.min_session_timeout / 3,
-                backlog_max: limits.backlog_max.max(limits.client_backlog_max),
+                backlog_max: limits.backlog_max,
+                client_backlog_max: limits.client_backlog_max,
                 inboxes: std::mem::take(&mut queues.inboxes[index]),
                 outboxes: std::mem::take(&mut queues.outboxes[index]),
                 homes: homes.clone(),
@@ -342,21 +348,17 @@ impl Parts {
                 if let Err(error) = outcome {
                     watcher.fail(error.to_string());
                 }
+                // Also of a thread that never had a node: whoever came in learns that it is gone.
+                door.shut();
             }));
             let handle = if thread.is_shard() {
                 run_shard_thread(spec, move |context| seed.grow(&context))
             } else {
                 run_plain_thread(spec, move |context| seed.grow(&context))
             };
-            threads.push(handle.map_err(start)?);
+            server.threads.push(handle.map_err(start)?);
         }
-        Ok(Server {
-            control,
-            threads,
-            doors,
-            client_address: self.client_address,
-            _lock: self.lock,
-        })
+        Ok(server)
     }
 }
 
@@ -371,6 +373,7 @@ struct Seed<M: StateMachine> {
     addresses: Addresses,
     ping_every: Duration,
     backlog_max: usize,
+    client_backlog_max: usize,
     inboxes: Vec<Receiver<Message>>,
     outboxes: Vec<Option<Sender<Message>>>,
     homes: Homes,
@@ -394,6 +397,7 @@ impl<M: StateMachine> Seed<M> {
                     door: self.door,
                     ping_every: self.ping_every,
                     backlog_max: self.backlog_max,
+                    client_backlog_max: self.client_backlog_max,
                 })
             }
         };

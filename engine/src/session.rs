@@ -20,13 +20,19 @@ use quorate_wire::jute::client as jute;
 use quorate_wire::reader::{FrameReader, Framing};
 
 use crate::error::Error;
-use crate::in_process::{Arrival, Connection, Door, Mailbox};
+use crate::in_process::{Arrival, Connection, Doors, Mailbox};
 use crate::replicated::OP_ASK;
 
 /// How long opening a session may take.
 const OPEN_TIME: Duration = Duration::from_secs(30);
 /// Bytes of one answer.
 const FRAME_MAX: u32 = 64 * 1024 * 1024;
+/// Bytes of a block from which requests are split: one allocation for some dozens of them.
+const BLOCK_LEN: usize = 8 * 1024;
+/// Room that most requests find without another look.
+const REQUEST_LEN: usize = 512;
+/// How long a waiter sleeps before it looks again by itself; it is woken long before.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A watch that has fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +58,25 @@ impl Slot {
         locked(&self.0).answer.take()
     }
 
-    fn fill(&self, answer: Result<Answer, Failure>) {
+    /// The answer, or the waker is left to be told of it.
+    fn take_or_leave(&self, waker: &Waker) -> Option<Result<Answer, Failure>> {
+        let mut state = locked(&self.0);
+        if state.answer.is_none() {
+            state.waker = Some(waker.clone());
+        }
+        state.answer.take()
+    }
+
+    fn is_filled(&self) -> bool {
+        locked(&self.0).answer.is_some()
+    }
+
+    /// Puts the answer in; who is to be woken, once no lock is held.
+    #[must_use]
+    fn fill(&self, answer: Result<Answer, Failure>) -> Option<Waker> {
         let mut state = locked(&self.0);
         state.answer = Some(answer);
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        state.waker.take()
     }
 }
 
@@ -105,13 +122,17 @@ struct LineState {
     zxid: Zxid,
     events: VecDeque<WatchedEvent>,
     lost: Option<Failure>,
+    /// Whether slots were filled that no task waits for, but perhaps a thread.
+    filled: bool,
+    /// The tasks whose slots were filled.
+    woken: Vec<Waker>,
 }
 
 impl Line {
-    fn open(door: &Arc<Door>, port: Port) -> Self {
+    fn open(doors: &Doors, port: Port) -> Self {
         let mailbox = Mailbox::new();
         Self {
-            connection: Connection::open(door, port, &mailbox),
+            connection: Connection::open(doors, port, &mailbox),
             state: Mutex::new(LineState {
                 reader: FrameReader::new(Framing::Jute { max: FRAME_MAX }),
                 next_xid: 1,
@@ -120,6 +141,8 @@ impl Line {
                 zxid: Zxid::ZERO,
                 events: VecDeque::new(),
                 lost: None,
+                filled: false,
+                woken: Vec::new(),
             }),
         }
     }
@@ -129,8 +152,11 @@ impl Line {
         let slot = Arc::new(Slot::default());
         let mut state = locked(&self.state);
         if let Some(failure) = state.lost {
-            slot.fill(Err(failure));
+            locked(&slot.0).answer = Some(Err(failure));
             return slot;
+        }
+        if state.out.capacity() < REQUEST_LEN {
+            state.out.reserve(BLOCK_LEN);
         }
         let xid = state.next_xid;
         state.next_xid = if xid == i32::MAX { 1 } else { xid + 1 };
@@ -142,32 +168,33 @@ impl Line {
         slot
     }
 
-    /// Reads everything that has arrived; how many answers that gave.
-    fn pump(&self) -> usize {
+    /// Reads everything that has arrived, and wakes whoever has an answer now.
+    fn pump(&self) {
         let mut state = locked(&self.state);
-        let before = state.pending.len();
         while let Some(arrival) = self.connection.mailbox().take() {
             match arrival {
                 Arrival::Bytes(_, bytes) => state.take(bytes),
                 Arrival::Closed(_) => state.fail(Failure::Lost),
             }
         }
-        before - state.pending.len()
+        let filled = std::mem::take(&mut state.filled);
+        let woken = std::mem::take(&mut state.woken);
+        // Without the lock: a waker may do more than it should.
+        drop(state);
+        if filled {
+            self.connection.mailbox().ring_threads();
+        }
+        woken.into_iter().for_each(Waker::wake);
     }
 
     fn wait(&self, slot: &Slot) -> Result<Answer, Failure> {
         loop {
-            let answers = self.pump();
-            let answer = slot.take();
-            if answers > usize::from(answer.is_some()) {
-                // Some of them are for others who wait on this line.
-                self.connection.mailbox().ring();
-            }
-            if let Some(answer) = answer {
+            self.pump();
+            if let Some(answer) = slot.take() {
                 return answer;
             }
-            // Another waiter may have read our answer between the lines above: look again soon.
-            self.connection.mailbox().wait(Duration::from_millis(20));
+            // Another waiter may read our answer at any moment; it rings after that.
+            self.connection.mailbox().wait_unless(LOOK_AGAIN, || slot.is_filled());
         }
     }
 }
@@ -203,7 +230,7 @@ impl LineState {
             xid => match self.pending.pop_front() {
                 Some((expected, slot)) if expected == xid => {
                     let body = frame.slice(jute::ReplyHeader::LEN..);
-                    slot.fill(Ok(Answer { err: header.err, body }));
+                    self.fill(&slot, Ok(Answer { err: header.err, body }));
                 }
                 Some(_) | None => self.fail(Failure::Unreadable),
             },
@@ -212,8 +239,15 @@ impl LineState {
 
     fn fail(&mut self, failure: Failure) {
         self.lost.get_or_insert(failure);
-        for (_, slot) in self.pending.drain(..) {
-            slot.fill(Err(failure));
+        for (_, slot) in std::mem::take(&mut self.pending) {
+            self.fill(&slot, Err(failure));
+        }
+    }
+
+    fn fill(&mut self, slot: &Slot, answer: Result<Answer, Failure>) {
+        match slot.fill(answer) {
+            Some(waker) => self.woken.push(waker),
+            None => self.filled = true,
         }
     }
 }
@@ -276,10 +310,11 @@ impl<T> Future for Pending<T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        locked(&self.slot.0).waker = Some(context.waker().clone());
+        // Or the pump below would wake this very task.
+        locked(&self.slot.0).waker = None;
         let is_empty = self.line.connection.mailbox().register(context.waker());
         self.line.pump();
-        match self.slot.take() {
+        match self.slot.take_or_leave(context.waker()) {
             Some(Ok(answer)) => Poll::Ready(finish(answer, self.decode)),
             Some(Err(failure)) => Poll::Ready(Err(failure.into())),
             None if is_empty => Poll::Pending,
@@ -331,9 +366,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn open(door: &Arc<Door>, timeout: Duration) -> Result<Self, Error> {
+    pub(crate) fn open(doors: &Doors, timeout: Duration) -> Result<Self, Error> {
         let until = Instant::now() + OPEN_TIME;
-        let line = Line::open(door, Port::Client);
+        let line = Line::open(doors, Port::Client);
         let mut out = BytesMut::new();
         jute::ConnectRequest {
             protocol_version: 0,
@@ -534,8 +569,8 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    pub(crate) fn open(door: &Arc<Door>) -> Self {
-        Self { line: Arc::new(Line::open(door, Port::Propose)) }
+    pub(crate) fn open(doors: &Doors) -> Self {
+        Self { line: Arc::new(Line::open(doors, Port::Propose)) }
     }
 
     /// Orders a command; the result is what the state machine replied on this server, after the
