@@ -31,6 +31,7 @@ impl Config {
         change: impl Fn(Builder) -> Builder,
     ) -> Result<Vec<Self>, ConfigError> {
         let ports = free_ports(2 * usize::from(count))?;
+        let cluster_id = cluster_of(folder);
         let members: Vec<Member> = (1..=count)
             .zip(ports.chunks(2))
             .map(|(sid, ports)| {
@@ -41,10 +42,19 @@ impl Config {
             .map(|sid| {
                 let server = ServerId(u64::from(sid));
                 let own = folder.join(format!("server{sid}"));
-                change(Self::embedded(server, members.clone(), own)).build()
+                let builder = Self::embedded(server, members.clone(), own);
+                change(builder.with(|settings| settings.cluster_id = cluster_id)).build()
             })
             .collect()
     }
+}
+
+/// Ensembles that come and go on one machine use each other's former ports, and must not take each
+/// other's servers for their own. The same folder is the same ensemble.
+fn cluster_of(folder: &Path) -> u64 {
+    let path = folder.as_os_str().as_encoded_bytes();
+    let high = crc32c::crc32c(path);
+    u64::from(high) << 32 | u64::from(crc32c::crc32c_append(high, path)) | 1
 }
 
 /// Where the search begins; ports from 10,000 on are rarely anybody's.

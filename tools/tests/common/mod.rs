@@ -77,9 +77,12 @@ impl Ensemble {
             let config = folder.path().join(format!("zoo{sid}.cfg"));
             let text = format!(
                 "tickTime=200\ninitLimit=25\nsyncLimit=5\ndataDir={}\nclientPort={}\n\
-                 clientPortAddress=127.0.0.1\nmaxClientCnxns=0\n{extra}\n{servers}",
+                 clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nquorate.clusterId={}\n\
+                 {extra}\n{servers}",
                 dir.display(),
-                ports[n * 3]
+                ports[n * 3],
+                // Another test's servers may come to use a port that ours had.
+                u64::from(std::process::id()) << 16 | u64::from(ports[0])
             );
             fs::write(&config, text).expect("a configuration file");
             members.push(Member {
