@@ -560,7 +560,12 @@ fn config_hash(config: &Config) -> u64 {
     let mut text = String::new();
     for member in &config.servers {
         let role = if member.is_voter() { 'v' } else { 'o' };
-        text.push_str(&format!("{}{role}{};", member.sid, config.weight(member.sid)));
+        text.push_str(&format!("{}{role}{}", member.sid, config.weight(member.sid)));
+        // Hosts may be written differently on each server, ports may not.
+        for address in &member.addresses {
+            text.push_str(&format!(",{}:{}", address.quorum_port, address.election_port));
+        }
+        text.push(';');
     }
     for (group, sids) in &config.groups {
         text.push_str(&format!("g{group}{sids:?}"));
