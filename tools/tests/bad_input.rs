@@ -144,3 +144,30 @@ fn a_wrong_configuration_is_refused_with_its_line() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("zoo1.cfg") && text.contains("tickTime"), "{text}");
 }
+
+#[test]
+fn a_server_of_another_ensemble_is_refused_and_disturbs_nothing() {
+    // All three are new: the two need the mark to begin without hearing that the third is empty.
+    let mut ensemble = Ensemble::new(3, "");
+    for member in &ensemble.members[..2] {
+        std::fs::write(member.dir.join("initialize"), "").expect("a mark");
+    }
+    let stranger = std::fs::read_to_string(&ensemble.members[2].config).expect("a configuration");
+    let stranger = stranger.replace("quorate.clusterId=", "quorate.clusterId=7");
+    std::fs::write(&ensemble.members[2].config, stranger).expect("a configuration");
+    for member in &mut ensemble.members {
+        member.start();
+    }
+    let leader = ensemble.wait_leader();
+    let mut client = Client::connect(ensemble.members[leader].client, 10_000).expect("a session");
+    wait_for("the stranger to be refused", Duration::from_secs(5), || {
+        let log = ensemble.members[leader].log();
+        log.contains("refused server 3 from").then_some(())
+    });
+    for n in 0..100 {
+        assert_eq!(client.create(&format!("/n{n}"), b"", 0).expect("undisturbed"), 0);
+    }
+    assert_eq!(ensemble.members[2].role(), "looking");
+    assert_eq!(ensemble.wait_leader(), leader);
+    assert!(!ensemble.members[0].dir.join("initialize").exists(), "the mark was not consumed");
+}
