@@ -361,11 +361,14 @@ impl<M: StateMachine> Node<M> {
             self.peer.deliver(Message::Tree(ToTree::WallClock(wall_ms())));
         }
         self.ping_locals(now);
-        let due = self.peer.poll_timeout().is_some_and(|at| at <= now);
-        if due {
-            self.peer.handle_timeout(now);
+        if self.peer.poll_timeout().is_none_or(|at| at > now) {
+            return false;
         }
-        due
+        // What came before the time did counts first: after a stall, pings and acknowledgements that
+        // waited for this thread must not look as if they had never come.
+        self.work();
+        self.peer.handle_timeout(self.clock.now());
+        true
     }
 
     // --- outputs -------------------------------------------------------------------------------
@@ -640,8 +643,8 @@ impl<M: StateMachine> Turn for Node<M> {
         busy |= self.take_messages();
         busy |= self.take_entrances(now);
         busy |= self.take_leaving(now);
-        busy |= self.take_time(now);
         busy |= self.take_drained(now);
+        busy |= self.take_time(now);
         busy |= self.work();
         if !self.control.has_failed() {
             self.flush();

@@ -3,6 +3,7 @@
 //! Waits for conditions with a deadline. What never arrives is given several times the time in which
 //! it would.
 
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -130,6 +131,46 @@ fn a_session_that_is_only_held_fills_no_mailbox() {
         let (header, _) = jute::ReplyHeader::decode(&pong[4..]).expect("a reply");
         assert_eq!((header.xid, header.err), (jute::XID_PING, 0));
     }
+    server.shutdown().expect("an orderly end");
+}
+
+/// Wakes its task late: it holds up the thread of the server that it is woken on.
+struct Stall(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Stall {
+    fn wake(self: Arc<Self>) {
+        if !self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(2500));
+        }
+    }
+}
+
+#[test]
+fn a_session_that_is_held_survives_a_server_that_stood_still() {
+    let config = Config::builder("unused")
+        .durable(false)
+        .ticks(TICKS)
+        .placement(Placement::Single)
+        .build()
+        .expect("a configuration");
+    let server = Server::start(config).expect("a server starts");
+    server.wait_serving(PATIENCE).expect("it serves");
+    let (held, other) = (session(&server), session(&server));
+    assert!(held.timeout() <= Duration::from_millis(2000), "{:?}", held.timeout());
+    held.create("/held", b"", CreateMode::Ephemeral).wait().expect("an ephemeral");
+
+    let stall = Arc::new(Stall(std::sync::atomic::AtomicBool::new(false)));
+    let waker = std::task::Waker::from(Arc::clone(&stall));
+    let mut asked = std::pin::pin!(other.exists("/"));
+    let mut context = std::task::Context::from_waker(&waker);
+    wait_for("an answer", || match asked.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(answer) => Some(answer.expect("a read")),
+        std::task::Poll::Pending => None,
+    });
+    wait_for("the stall", || stall.0.load(std::sync::atomic::Ordering::SeqCst).then_some(()));
+    // Answered once the server turns again, by a session that is as old as the stall.
+    held.exists("/held").wait().expect("the session and its ephemeral");
+    other.exists("/held").wait().expect("the session and its ephemeral");
     server.shutdown().expect("an orderly end");
 }
 
