@@ -10,6 +10,7 @@
 //! a server that cannot go on stops, and its owner learns of it as an [`Error`]. It reports through
 //! `tracing`.
 
+mod addresses;
 pub mod config;
 mod control;
 mod error;

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use quorate_storage::disk::{DiskDone, DiskOp};
 use quorate_wire::Frame;
 use quorate_wire::jute::client::XID_PING;
 
+use crate::addresses::Addresses;
 use crate::control::Control;
 use crate::in_process::{Arrival, ConnectionId, Door, Entrance, Mailbox};
 use crate::memory_disk::MemoryDisk;
@@ -37,9 +37,6 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// In-process connections have this bit in their key's index; the ring's never reach it.
 const LOCAL_BIT: u32 = 1 << 31;
 
-/// Where the peers are.
-pub(crate) type Addresses = Arc<dyn Fn(ServerId, Port) -> Option<SocketAddr> + Send + Sync>;
-
 /// The disk of a log core.
 #[derive(Debug)]
 pub(crate) enum Disk {
@@ -51,7 +48,7 @@ pub(crate) enum Disk {
 pub(crate) struct Net {
     pub(crate) shard: u16,
     pub(crate) ring: NetRing,
-    pub(crate) addresses: Addresses,
+    pub(crate) addresses: Arc<Addresses>,
     pub(crate) door: Arc<Door>,
     pub(crate) ping_every: Duration,
     /// Bytes that may be queued towards a peer, or lie in a mailbox.
@@ -429,11 +426,11 @@ impl<M: StateMachine> Node<M> {
     fn execute_net(&mut self, op: NetOp) -> bool {
         let Some(net) = &mut self.net else { unreachable!("only a shard has a network") };
         match op {
-            NetOp::Connect { token, to, port } => match (net.addresses)(to, port) {
+            NetOp::Connect { token, to, port } => match net.addresses.find(to, port) {
                 Some(address) => net.ring.connect(token, address, CONNECT_TIME),
                 None => {
                     let shard = net.shard;
-                    let reason = format!("the address of server {to} cannot be resolved");
+                    let reason = format!("the address of server {to} is not known");
                     let input = NetInput::ConnectFailed { token, reason };
                     self.peer.handle_net(self.clock.now(), shard, input);
                     return true;

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use quorate_proto::ServerId;
 use quorate_proto::quorum::{Hierarchical, Membership, QuorumVerifier};
 use quorate_storage::StoreConfig;
 
+use crate::addresses::{Addresses, Lookups};
 use crate::config::{self, Config, HostPort};
 use crate::control::Control;
 use crate::error::Error;
@@ -28,7 +29,7 @@ use crate::in_process::{Connection, Door, Doors, Mailbox};
 use crate::memory_disk::MemoryDisk;
 use crate::metrics::Histograms;
 use crate::node::{
-    Addresses, Disk, Homes, LISTEN_CLIENT, LISTEN_ELECTION, LISTEN_QUORUM, Net, Node, NodeParts,
+    Disk, Homes, LISTEN_CLIENT, LISTEN_ELECTION, LISTEN_QUORUM, Net, Node, NodeParts,
 };
 use crate::runtime::bell::Bell;
 use crate::runtime::host::{
@@ -89,6 +90,7 @@ pub struct Server {
     threads: Vec<ThreadHandle>,
     doors: Doors,
     client_address: Option<SocketAddr>,
+    _lookups: Lookups,
     _lock: Option<File>,
 }
 
@@ -266,12 +268,14 @@ impl Parts {
         let limits = limits(config);
         let mut queues = Queues::new(&bells);
         let mut machine = Some(machine);
+        let (addresses, lookups) = Addresses::start(&config.servers).map_err(start)?;
         // From here on an error drops it, which stops the threads that run already.
         let mut server = Server {
             control: Arc::clone(&control),
             threads: Vec::new(),
             doors: Doors::default(),
             client_address: self.client_address,
+            _lookups: lookups,
             _lock: self.lock,
         };
         let mut listing = Some(self.listing);
@@ -331,7 +335,7 @@ impl Parts {
                 listeners,
                 door: Arc::clone(&door),
                 disk: has_disk.then(|| config.durable.then(|| store_folder(config))),
-                addresses: addresses(config),
+                addresses: Arc::clone(&addresses),
                 ping_every: config.min_session_timeout / 3,
                 backlog_max: limits.backlog_max,
                 client_backlog_max: limits.client_backlog_max,
@@ -370,7 +374,7 @@ struct Seed<M: StateMachine> {
     door: Arc<Door>,
     /// The folder of a log core's disk; `Some(None)` for a disk in memory.
     disk: Option<Option<PathBuf>>,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
     ping_every: Duration,
     backlog_max: usize,
     client_backlog_max: usize,
@@ -587,28 +591,6 @@ fn has_initialize_mark(config: &Config) -> bool {
 /// wanted: a snapshot that is written elsewhere could not be ordered with it.
 fn store_folder(config: &Config) -> PathBuf {
     config.data_log_dir.join("quorate")
-}
-
-/// Where each peer is; names are resolved at each use, because they may change.
-fn addresses(config: &Config) -> Addresses {
-    let members = config.servers.clone();
-    Arc::new(move |sid, port| {
-        let member = members.iter().find(|member| member.sid == sid)?;
-        let address = member.addresses.first()?;
-        let wanted = match port {
-            Port::Quorum => address.quorum(),
-            Port::Election => address.election(),
-            Port::Client | Port::Propose => return None,
-        };
-        resolve_now(&wanted)
-    })
-}
-
-fn resolve_now(wanted: &HostPort) -> Option<SocketAddr> {
-    match wanted.host.parse::<IpAddr>() {
-        Ok(ip) => Some(SocketAddr::new(ip, wanted.port)),
-        Err(_) => (wanted.host.as_str(), wanted.port).to_socket_addrs().ok()?.next(),
-    }
 }
 
 fn listen(address: &HostPort, backlog: u32) -> Result<TcpListener, Error> {

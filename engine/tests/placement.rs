@@ -229,6 +229,26 @@ fn two_shards_serve_and_survive_their_leader() {
 }
 
 #[test]
+fn servers_that_are_known_by_name_find_each_other() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let named = |builder: quorate::config::Builder| {
+        builder.ticks(TICKS).with(|settings| {
+            let members = settings.servers.iter_mut();
+            for address in members.flat_map(|member| &mut member.addresses) {
+                address.host = "localhost".to_owned();
+            }
+        })
+    };
+    let configs = Config::local_ensemble_with(folder.path(), 3, named).expect("configurations");
+    let servers: Vec<Server> =
+        configs.into_iter().map(|config| Server::start(config).expect("a server starts")).collect();
+    for server in &servers {
+        server.wait_serving(PATIENCE).expect("a server serves");
+    }
+    write_in_process(&servers[0].session(PATIENCE).expect("a session"), "/by-name");
+}
+
+#[test]
 fn a_watch_on_one_shard_sees_a_write_through_the_other() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config::builder(folder.path())
