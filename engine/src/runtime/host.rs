@@ -367,8 +367,9 @@ fn shard_main<T: Turn>(
     executor.run(async move {
         // The first timer of an executor is late by up to 10 ms; let it be this one.
         Timer::new(Duration::from_micros(1)).await;
-        let bell = BellWait::new(&run.context.bell)?;
         let turn = build(run.context.clone())?;
+        // Last, because from here on it must be finished.
+        let bell = BellWait::new(&run.context.bell)?;
         drive(Driver::new(turn, run.idle, run.context), bell).await
     })
 }
@@ -429,13 +430,19 @@ impl BellWait {
         }
     }
 
-    /// Ends a read that is under way, so that nothing outlives the executor.
+    /// Ends a read that is under way and closes the descriptor, so that nothing outlives the executor:
+    /// glommio closes a file that is dropped later, and there is no later here.
     async fn finish(mut self, bell: &Bell) {
         if let Some(read) = self.pending.take() {
             bell.ring_anyway();
             if let Err(error) = read.await {
                 tracing::warn!(%error, "the last wait for a bell failed");
             }
+        }
+        if let Some(eventfd) = Rc::into_inner(self.eventfd)
+            && let Err(error) = eventfd.close().await
+        {
+            tracing::warn!(%error, "a bell's descriptor could not be closed");
         }
     }
 }
