@@ -1,0 +1,88 @@
+//! Servers that cannot start for want of descriptors, wherever in their start that shows.
+//!
+//! Alone in its process, because it lowers the limit of the whole process.
+
+use std::fs;
+use std::time::Duration;
+
+use quorate::config::{HostPort, Placement};
+use quorate::{Config, Error, Server};
+
+/// Longer than anything here takes, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The process may have so many descriptors; gives back how many it might have before.
+#[allow(unsafe_code)]
+fn limit_descriptors(limit: u64) -> u64 {
+    let mut rlimit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes into a structure of ours.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut rlimit) }, 0);
+    let before = rlimit.rlim_cur;
+    rlimit.rlim_cur = limit;
+    // SAFETY: the kernel reads a structure of ours.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const rlimit) }, 0);
+    before
+}
+
+/// The limit that leaves so many descriptors free.
+fn limit_with_spare(spare: usize) -> u64 {
+    let used: Vec<u64> = fs::read_dir("/proc/self/fd")
+        .expect("a folder of /proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    (0..).filter(|number| !used.contains(number)).nth(spare).expect("numbers do not end")
+}
+
+/// The threads of servers, by their names: the kernel has some of its own.
+fn threads() -> Vec<String> {
+    fs::read_dir("/proc/self/task")
+        .expect("a folder of /proc")
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with("q-"))
+        .collect()
+}
+
+#[test]
+fn a_server_without_descriptors_starts_as_a_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port();
+    let config = Config::builder(folder.path())
+        .client(HostPort::new("127.0.0.1", port))
+        .placement(Placement::Dedicated)
+        .shards(2)
+        .build()
+        .expect("a configuration");
+    let (mut refused, mut failed, mut served) = (0, 0, 0);
+    for spare in 0..100 {
+        let usual = limit_descriptors(limit_with_spare(spare));
+        let started = Server::start(config.clone());
+        match started {
+            Err(_) => refused += 1,
+            Ok(server) => {
+                match server.wait_serving(PATIENCE) {
+                    Ok(_) => served += 1,
+                    Err(Error::Failed(_)) => {
+                        failed += 1;
+                        let late = server.session(PATIENCE);
+                        assert!(matches!(late, Err(Error::ConnectionLost)), "{late:?}");
+                    }
+                    Err(other) => panic!("with {spare} descriptors: {other}"),
+                }
+                drop(server);
+            }
+        }
+        limit_descriptors(usual);
+        assert_eq!(threads(), [""; 0], "with {spare} descriptors a thread goes on");
+        if served > 2 {
+            break;
+        }
+    }
+    assert!(refused > 0 && failed > 0 && served > 0, "{refused} {failed} {served}");
+    // Ports and locks are free.
+    let server = Server::start(config).expect("a server starts");
+    server.wait_serving(PATIENCE).expect("it serves");
+    server.shutdown().expect("an orderly end");
+}
