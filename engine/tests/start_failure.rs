@@ -3,7 +3,7 @@
 //! Alone in its process, because it lowers the limit of the whole process.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate::config::{HostPort, Placement};
 use quorate::{Config, Error, Server};
@@ -55,6 +55,9 @@ fn a_server_without_descriptors_starts_as_a_whole_or_not_at_all() {
         .shards(2)
         .build()
         .expect("a configuration");
+    // glommio 0.9 asks the kernel once a process what io_uring can do. Without a descriptor for that it
+    // panics, then and for ever after.
+    drop(Server::start(config.clone()).expect("a server starts"));
     let (mut refused, mut failed, mut served) = (0, 0, 0);
     for spare in 0..100 {
         let usual = limit_descriptors(limit_with_spare(spare));
@@ -75,7 +78,12 @@ fn a_server_without_descriptors_starts_as_a_whole_or_not_at_all() {
             }
         }
         limit_descriptors(usual);
-        assert_eq!(threads(), [""; 0], "with {spare} descriptors a thread goes on");
+        // One that was waited for is listed until the kernel is done with it.
+        let until = Instant::now() + PATIENCE;
+        while !threads().is_empty() {
+            assert!(Instant::now() < until, "with {spare} descriptors goes on: {:?}", threads());
+            std::thread::yield_now();
+        }
         if served > 2 {
             break;
         }
