@@ -7,21 +7,17 @@ use std::time::{Duration, Instant};
 
 use quorate::config::{HostPort, Placement};
 use quorate::{Config, Error, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Longer than anything here takes, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The process may have so many descriptors; gives back how many it might have before.
-#[allow(unsafe_code)]
 fn limit_descriptors(limit: u64) -> u64 {
-    let mut rlimit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes into a structure of ours.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut rlimit) }, 0);
-    let before = rlimit.rlim_cur;
-    rlimit.rlim_cur = limit;
-    // SAFETY: the kernel reads a structure of ours.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const rlimit) }, 0);
-    before
+    let before = getrlimit(Resource::Nofile);
+    let after = Rlimit { current: Some(limit), maximum: before.maximum };
+    setrlimit(Resource::Nofile, after).expect("a limit below the maximum");
+    before.current.expect("a process has a limit")
 }
 
 /// The limit that leaves so many descriptors free.
