@@ -161,7 +161,7 @@ pub(super) struct Ring {
     /// Whether the owner asks before it sleeps; one that never did must not miss a signal.
     is_asked: Cell<bool>,
     silenced: Cell<bool>,
-    enters: u64,
+    enters: Cell<u64>,
     /// With `SINGLE_ISSUER` the kernel refuses every other thread, and `may_sleep` relies on it.
     _on_its_thread: PhantomData<*mut ()>,
 }
@@ -209,7 +209,7 @@ impl Ring {
             can_silence: false,
             is_asked: Cell::new(false),
             silenced: Cell::new(false),
-            enters: 0,
+            enters: Cell::new(0),
             _on_its_thread: PhantomData,
         })
     }
@@ -221,7 +221,7 @@ impl Ring {
 
     /// How many `io_uring_enter` calls were made.
     pub(super) fn enters(&self) -> u64 {
-        self.enters
+        self.enters.get()
     }
 
     /// For registering buffers.
@@ -288,7 +288,7 @@ impl Ring {
 
     /// Submits so many entries and lets the kernel run deferred work.
     fn enter(&mut self, submit: usize) -> Entered {
-        self.enters += 1;
+        self.count_enter();
         let submit = u32::try_from(submit).expect("the queue's length is a u32");
         let flags = EnterFlags::GETEVENTS.bits();
         // SAFETY: plain integers and no argument; the entries' validity was promised at `push`.
@@ -297,6 +297,10 @@ impl Ring {
             Ok(count) => Entered::Submitted(count),
             Err(error) => Entered::refused(error),
         }
+    }
+
+    fn count_enter(&self) {
+        self.enters.set(self.enters.get() + 1);
     }
 
     fn drain_to_backlog(&mut self) -> usize {
@@ -314,12 +318,14 @@ impl Ring {
         if !into.is_empty() {
             return;
         }
-        // Deferred work is run in slices of about twenty; hence the loop.
+        // Deferred work is run in slices of about twenty; hence the loop. An enter that brings
+        // nothing ends it: the flag is a hint (see `settle`) and may stay set with no work behind
+        // it. If there was work after all, the next turn or `may_sleep` finds it.
         while into.len() < limit && self.has_deferred_work() {
-            let entered = self.enter(0);
+            self.enter(0);
             let before = into.len();
             drain(&mut self.uring, into);
-            if matches!(entered, Entered::Busy) && into.len() == before {
+            if into.len() == before {
                 return;
             }
         }
@@ -353,10 +359,29 @@ impl Ring {
         }
         // The store above must be visible before the loads below, as in `Bell::arm`.
         fence(Ordering::SeqCst);
-        completions.sync();
         // SAFETY: as above.
         let entries = unsafe { self.uring.submission_shared() };
-        completions.is_empty() && entries.is_empty() && !entries.taskrun() && !entries.cq_overflow()
+        completions.sync();
+        if !completions.is_empty() || !entries.is_empty() || entries.cq_overflow() {
+            return false;
+        }
+        if entries.taskrun() {
+            self.settle();
+            completions.sync();
+        }
+        completions.is_empty()
+    }
+
+    /// Has the kernel run deferred work until there is a completion or no work is left.
+    ///
+    /// `TASKRUN` alone tells neither. The kernel clears the flag, then takes the list of work;
+    /// what another CPU adds in between sets the flag and is run at once, so that the flag stays
+    /// behind, and an enter that finds the list empty does not clear it (seen on Linux 6.18).
+    /// Waiting for one completion, for no time at all, is what makes the kernel go on past its
+    /// slices. Work added later signals the eventfd, whatever the flag was.
+    fn settle(&self) {
+        let now = timespec(Duration::ZERO);
+        self.wait_for_one(&types::SubmitArgs::new().timespec(&now));
     }
 
     /// Submits everything and waits for a completion, at most `timeout` (`None`: for ever).
@@ -370,13 +395,18 @@ impl Ring {
         if timeout.is_some() {
             args = args.timespec(&timespec);
         }
+        self.wait_for_one(&args);
+    }
+
+    /// Submits what is in the queue and waits for a completion, as `args` say.
+    fn wait_for_one(&self, args: &types::SubmitArgs<'_, '_>) {
         // Waiting for the disk or a peer is not waiting for I/O in the sense of load figures.
         let flags = match self.uring.params().is_feature_no_iowait() {
             true => EnterFlags::NO_IOWAIT,
             false => EnterFlags::empty(),
         };
-        self.enters += 1;
-        if let Err(error) = self.submitter().submit_with_args_and_flags(1, &args, flags) {
+        self.count_enter();
+        if let Err(error) = self.submitter().submit_with_args_and_flags(1, args, flags) {
             Entered::refused(error);
         }
     }
@@ -401,7 +431,7 @@ impl fmt::Debug for Ring {
         f.debug_struct("Ring")
             .field("mode", &self.mode)
             .field("spill", &self.spill.len())
-            .field("enters", &self.enters)
+            .field("enters", &self.enters())
             .finish_non_exhaustive()
     }
 }
@@ -409,6 +439,8 @@ impl fmt::Debug for Ring {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::ptr;
+    use std::sync::atomic::AtomicU32;
 
     use super::super::sys;
     use super::*;
@@ -482,6 +514,81 @@ mod tests {
             ring.reap(&mut seen, 64);
             assert_eq!(seen.len(), 1, "{mode:?}");
             assert_eq!(seen[0].result, -libc::ETIME);
+        }
+    }
+
+    /// The kernel's page of queue indices and flags, mapped once more.
+    struct Flags {
+        page: *mut libc::c_void,
+        at: usize,
+    }
+
+    impl Flags {
+        const LENGTH: usize = 4096;
+
+        fn of(ring: &Ring) -> Self {
+            // SAFETY: `Parameters` is a transparent wrapper of `io_uring_params`: 30 words.
+            let words = unsafe { *ptr::from_ref(ring.uring.params()).cast::<[u32; 30]>() };
+            let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, ring.uring.as_raw_fd());
+            // SAFETY: a new mapping, where the kernel likes; offset 0 is the submission ring.
+            let page = unsafe {
+                libc::mmap(ptr::null_mut(), Self::LENGTH, protection, libc::MAP_SHARED, fd, 0)
+            };
+            assert_ne!(page, libc::MAP_FAILED);
+            // Ten words before `sq_off`, and `flags` is its fifth.
+            Self { page, at: words[14] as usize }
+        }
+
+        fn word(&self) -> &AtomicU32 {
+            assert!(self.at + 4 <= Self::LENGTH);
+            // SAFETY: inside the mapping, aligned, and the kernel too changes it atomically.
+            unsafe { &*self.page.byte_add(self.at).cast::<AtomicU32>() }
+        }
+    }
+
+    impl Drop for Flags {
+        fn drop(&mut self) {
+            // SAFETY: our own mapping, and no reference to it outlives us.
+            unsafe { libc::munmap(self.page, Self::LENGTH) };
+        }
+    }
+
+    const TASKRUN: u32 = 1 << 2;
+
+    /// The kernel leaves the flag behind when work is added just before it takes the list.
+    #[test]
+    fn a_stale_taskrun_flag_neither_traps_nor_keeps_awake() {
+        for mode in MODES {
+            let (done, is_done) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let mut ring = Ring::in_mode(mode, 8, 16).unwrap();
+                let eventfd = sys::eventfd().unwrap();
+                ring.register_eventfd(eventfd.as_fd()).unwrap();
+                let flags = Flags::of(&ring);
+                assert_eq!(flags.word().fetch_or(TASKRUN, Ordering::SeqCst), 0);
+                assert!(ring.has_deferred_work(), "the right word of the right page");
+
+                let mut seen = Vec::new();
+                ring.reap(&mut seen, 64);
+                assert!(seen.is_empty());
+                assert!(ring.may_sleep(), "{mode:?}");
+
+                // A completion is not lost behind it: seen, or signalled.
+                let time = timespec(Duration::from_millis(2));
+                // SAFETY: `time` outlives the operation.
+                unsafe { ring.push(opcode::Timeout::new(&raw const time).build().user_data(9)) };
+                ring.submit();
+                flags.word().fetch_or(TASKRUN, Ordering::SeqCst);
+                if ring.may_sleep() {
+                    let patience = Some(Duration::from_secs(20));
+                    assert!(sys::wait_readable(eventfd.as_fd(), patience).unwrap(), "{mode:?}");
+                }
+                ring.reap(&mut seen, 64);
+                assert_eq!(seen.len(), 1, "{mode:?}");
+                done.send(()).unwrap();
+            });
+            let patience = Duration::from_secs(30);
+            assert_eq!(is_done.recv_timeout(patience), Ok(()), "{mode:?}: trapped, or failed");
         }
     }
 
