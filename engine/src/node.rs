@@ -541,7 +541,7 @@ impl<M: StateMachine> Node<M> {
 
     fn record(&mut self) {
         let recorder = &mut self.recorder;
-        self.peer.drain_timings(|step, nanos| recorder.record(step.into(), nanos));
+        self.peer.drain_timings(|stage, nanos| recorder.record(stage, nanos));
         let wanted = self.control.dumps_wanted();
         if wanted != self.dump_seen {
             self.dump_seen = wanted;

@@ -20,7 +20,7 @@ use crate::hash::Map;
 use crate::links::{ConnKey, Effect, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree};
 use crate::notice::{Level, Notice};
 use crate::quorum_core::may_forget;
-use crate::timing::{Step, Timings};
+use crate::timing::{Stage, Timings};
 
 /// What happens to a log core.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl LogCore {
         }
         match message {
             ToLog::Append(zxid, frame, at) => {
-                self.timings.note(Step::Proposed, at, now);
+                self.timings.note(Stage::Proposed, at, now);
                 match &mut self.writing {
                     Some(Writing::Installed { queue, .. }) if !queue.is_empty() => {
                         // It follows the snapshot, the last pieces of which wait for room.
@@ -304,7 +304,7 @@ impl LogCore {
             if zxid > through {
                 break;
             }
-            self.timings.note(Step::LogDevice, since, now);
+            self.timings.note(Stage::LogDevice, since, now);
             self.written.pop_front();
         }
     }
@@ -348,7 +348,7 @@ impl LogCore {
                 if zxid > submitted {
                     break;
                 }
-                self.timings.note(Step::LogWait, since, now);
+                self.timings.note(Stage::LogWait, since, now);
                 self.queued.pop_front();
                 self.written.push_back((zxid, now));
             }

@@ -17,7 +17,7 @@ use crate::machine::StateMachine;
 use crate::notice::Notice;
 use crate::quorum_core::QuorumCore;
 use crate::shard_core::ShardCore;
-use crate::timing::{Step, Timings};
+use crate::timing::{Stage, Timings};
 use crate::tree_core::TreeCore;
 
 /// Messages after which a turn reads the clock again, so that a step's time is not a turn's time.
@@ -218,7 +218,7 @@ impl<M: StateMachine> Peer<M> {
         if applied > 0 {
             let each = clock().since(begun) / u32::try_from(applied).unwrap_or(u32::MAX);
             for _ in 0..applied {
-                self.timings.note(Step::Applied, begun, begun + each);
+                self.timings.note(Stage::Applied, begun, begun + each);
             }
         }
         self.drain_tree();
@@ -230,7 +230,7 @@ impl<M: StateMachine> Peer<M> {
     }
 
     /// Hands over the steps noted by all cores here.
-    pub fn drain_timings(&mut self, mut each: impl FnMut(Step, u64)) {
+    pub fn drain_timings(&mut self, mut each: impl FnMut(Stage, u64)) {
         let shards = self.shards.iter_mut().map(|(_, shard)| shard.timings());
         let quorum = self.quorum.as_mut().map(QuorumCore::timings);
         let tree = self.tree.as_mut().map(TreeCore::timings);

@@ -30,7 +30,7 @@ use crate::links::{
     ToShard, ToTree,
 };
 use crate::notice::{Level, Notice};
-use crate::timing::{Step, Timings};
+use crate::timing::{Stage, Timings};
 
 /// Pause between two attempts to reach a new leader; ZooKeeper's
 /// `leaderConnectDelayDuringRetryMs` is twice as long.
@@ -102,7 +102,7 @@ pub(crate) fn may_forget(last: Zxid, zxid: Zxid) -> bool {
 struct LearnerSeat {
     sid: ServerId,
     role: LearnerRole,
-    sync: Option<(Step, Instant)>,
+    sync: Option<(Stage, Instant)>,
     level: bool,
 }
 
@@ -536,7 +536,7 @@ impl QuorumCore {
         while let Some(awaited) = self.awaited.get(self.acked_by_one)
             && awaited.zxid <= zxid
         {
-            self.timings.note(Step::FirstAck, awaited.proposed, now);
+            self.timings.note(Stage::FirstAck, awaited.proposed, now);
             self.acked_by_one += 1;
         }
     }
@@ -546,7 +546,7 @@ impl QuorumCore {
         if zxid.epoch() != leader.epoch() || leader.phase() != LeaderPhase::Broadcast {
             return;
         }
-        self.timings.note(Step::Prepared, at, now);
+        self.timings.note(Stage::Prepared, at, now);
         self.awaited.push_back(Awaited { zxid, proposed: now });
         leader.propose(now, zxid, frame);
         self.drain_leader(now);
@@ -627,9 +627,9 @@ impl QuorumCore {
         let Some(conn) = self.conn_of(to) else { return };
         let Role::Leading(leader) = &self.role else { return };
         let (after, step) = match plan {
-            SyncPlan::Diff { after } => (after, Step::SyncDiff),
-            SyncPlan::Trunc { to } | SyncPlan::TruncThenDiff { to } => (to, Step::SyncTrunc),
-            SyncPlan::Snap => (snapshot_at, Step::SyncSnap),
+            SyncPlan::Diff { after } => (after, Stage::SyncDiff),
+            SyncPlan::Trunc { to } | SyncPlan::TruncThenDiff { to } => (to, Stage::SyncTrunc),
+            SyncPlan::Snap => (snapshot_at, Stage::SyncSnap),
         };
         let mut from_log = None;
         let mut tail = Vec::new();
@@ -674,7 +674,7 @@ impl QuorumCore {
             if awaited.zxid > through {
                 break;
             }
-            self.timings.note(Step::Quorum, awaited.proposed, now);
+            self.timings.note(Stage::Quorum, awaited.proposed, now);
             self.awaited.pop_front();
             self.acked_by_one = self.acked_by_one.saturating_sub(1);
         }
@@ -903,7 +903,7 @@ impl Core for QuorumCore {
                 if let Some(round) = round
                     && let Some((_, sent)) = self.pings.iter().find(|(sent, _)| *sent == round)
                 {
-                    self.timings.note(Step::PingRoundTrip, *sent, now);
+                    self.timings.note(Stage::PingRoundTrip, *sent, now);
                 }
                 self.with_leader(now, conn, |leader, sid| {
                     leader.handle_heard(now, sid, round);

@@ -30,7 +30,7 @@ use crate::limits::Limits;
 use crate::links::{ConnKey, Effect, LINK_SHARD, Message, Term, ToQuorum, ToShard, ToTree};
 use crate::machine::{Event, SessionChange, StateMachine};
 use crate::notice::{Level, Notice};
-use crate::timing::{Step, Timings};
+use crate::timing::{Stage, Timings};
 
 /// What a tree core must know from its configuration.
 #[derive(Clone, Debug)]
@@ -192,7 +192,7 @@ impl<M: StateMachine> TreeCore<M> {
                 break;
             }
             let (zxid, frame) = self.staged.pop_front().expect("the loop saw a front");
-            self.timings.note(Step::Committed, decided, now);
+            self.timings.note(Stage::Committed, decided, now);
             self.apply(now, zxid, &frame);
         }
         self.after_commit(now);

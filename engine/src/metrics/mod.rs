@@ -5,10 +5,10 @@
 
 mod dump;
 mod recorder;
-mod stage;
 mod summary;
+
+pub use quorate_peer::timing::Stage;
 
 pub use dump::{Interval, LogError, LogWriter, read_log, write_log};
 pub use recorder::{Histograms, Recorder};
-pub use stage::Stage;
 pub use summary::{Nanos, Summary};

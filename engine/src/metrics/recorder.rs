@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 
+use super::Stage;
 use super::dump::{self, Interval, LogError};
-use super::stage::Stage;
 
 /// The longest time that is told apart, 60 s. Longer ones count as this.
 const NANOS_MAX: u64 = 60_000_000_000;

@@ -16,7 +16,7 @@ use crate::admin;
 use crate::links::{
     AdminShard, ConnKey, ConnectAttempt, NetOp, RawRequest, ReplyStamps, ToQuorum, ToTree,
 };
-use crate::timing::Step;
+use crate::timing::Stage;
 
 #[derive(Debug)]
 pub(super) struct ClientConn {
@@ -189,8 +189,8 @@ impl ShardCore {
         client.in_flight = client.in_flight.saturating_sub(1);
         let resumes = client.paused && room && client.in_flight <= resume_below;
         if let Some(applied) = stamps.applied {
-            self.timings.note(Step::Replied, applied, now);
-            self.timings.note(Step::EndToEnd, stamps.received, now);
+            self.timings.note(Stage::Replied, applied, now);
+            self.timings.note(Stage::EndToEnd, stamps.received, now);
         }
         self.send_frame(conn, frame);
         if resumes {

@@ -19,7 +19,7 @@ use super::{HEADER_LEN, Mode, TreeCore};
 use crate::hash::Map;
 use crate::links::{ConnKey, ToQuorum};
 use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine};
-use crate::timing::Step;
+use crate::timing::Stage;
 
 /// createSession, internal.
 pub(super) const OP_CREATE_SESSION: i32 = -10;
@@ -187,7 +187,7 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     fn propose(&mut self, now: Instant, submission: &Submission, ids: &[Id]) {
-        self.timings.note(Step::Received, submission.at, now);
+        self.timings.note(Stage::Received, submission.at, now);
         let verdict = self.admit(now, submission);
         self.propose_judged(now, submission, ids, verdict);
     }

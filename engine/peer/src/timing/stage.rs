@@ -2,9 +2,7 @@
 //!
 //! Measures nothing itself.
 
-use std::fmt;
-
-use quorate_peer::timing::Step;
+use core::fmt;
 
 /// A step of a write, or of a learner's life. Each has one histogram per core.
 ///
@@ -98,28 +96,6 @@ impl Stage {
     /// Whether it belongs to a write; the others are a learner's.
     pub const fn is_of_a_write(self) -> bool {
         (self as u8) <= (Self::EndToEnd as u8)
-    }
-}
-
-impl From<Step> for Stage {
-    fn from(step: Step) -> Self {
-        match step {
-            Step::Received => Self::Received,
-            Step::Prepared => Self::Prepared,
-            Step::Proposed => Self::Proposed,
-            Step::LogWait => Self::LogWait,
-            Step::LogDevice => Self::LogDevice,
-            Step::FirstAck => Self::FirstAck,
-            Step::Quorum => Self::Quorum,
-            Step::Committed => Self::Committed,
-            Step::Applied => Self::Applied,
-            Step::Replied => Self::Replied,
-            Step::EndToEnd => Self::EndToEnd,
-            Step::PingRoundTrip => Self::PingRoundTrip,
-            Step::SyncDiff => Self::SyncDiff,
-            Step::SyncTrunc => Self::SyncTrunc,
-            Step::SyncSnap => Self::SyncSnap,
-        }
     }
 }
 
