@@ -29,6 +29,11 @@ pub(crate) const ROOT: u32 = 0;
 pub(crate) const SYSTEM_NODES: [&[u8]; 3] =
     [b"/zookeeper", b"/zookeeper/quota", b"/zookeeper/config"];
 
+/// The path under which a node is filed: the root's is empty.
+pub(crate) fn canonical(path: &[u8]) -> &[u8] {
+    if path == b"/" { b"" } else { path }
+}
+
 /// A session that is open everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -212,17 +217,18 @@ impl DataTree {
 
     // --- lookups for the rest of the crate -----------------------------------------------------
 
-    /// The hash under which this tree files a path; `/` is filed as the empty path.
+    /// The hash under which this tree files a [`canonical`] path.
     pub(crate) fn hash(&self, path: &[u8]) -> u32 {
-        hash_path(self.seed, if path == b"/" { b"" } else { path })
+        hash_path(self.seed, path)
     }
 
     pub(crate) fn find(&self, path: &[u8]) -> Option<u32> {
+        let path = canonical(path);
         self.find_hashed(self.hash(path), path)
     }
 
+    /// The node that is filed under this very path.
     pub(crate) fn find_hashed(&self, hash: u32, path: &[u8]) -> Option<u32> {
-        let path = if path == b"/" { b"" } else { path };
         self.index.find(hash, |node| *self.nodes[node].path == *path)
     }
 

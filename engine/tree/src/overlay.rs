@@ -30,6 +30,13 @@ pub(crate) enum Place {
     Nowhere,
 }
 
+/// What [`Overlay::locate`] found for a path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    hash: u32,
+    place: Place,
+}
+
 /// A node as the next transaction will find it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
@@ -177,8 +184,13 @@ impl Overlay {
         }
     }
 
-    pub(crate) fn locate(&self, tree: &DataTree, hash: u32, path: &[u8]) -> Place {
-        let path = canonical(path);
+    /// Where a path stands, taken as it is written: `/` names nothing, the root is the empty path.
+    pub(crate) fn locate(&self, tree: &DataTree, path: &[u8]) -> Spot {
+        let hash = tree.hash(path);
+        Spot { hash, place: self.locate_hashed(tree, hash, path) }
+    }
+
+    fn locate_hashed(&self, tree: &DataTree, hash: u32, path: &[u8]) -> Place {
         if self.records.len() > 0 {
             let is_it = |i: &Indexed| i.hash == hash && *self.records[i.record].path == *path;
             if let Some(indexed) = self.index.find(spread(hash), is_it) {
@@ -188,8 +200,8 @@ impl Overlay {
         tree.find_hashed(hash, path).map_or(Place::Nowhere, Place::Node)
     }
 
-    pub(crate) fn view<'v>(&'v self, tree: &'v DataTree, place: Place) -> Option<View<'v>> {
-        match place {
+    pub(crate) fn view<'v>(&'v self, tree: &'v DataTree, spot: Spot) -> Option<View<'v>> {
+        match spot.place {
             Place::Record(record) => {
                 let state = &self.records[record].state;
                 state.exists.then_some(View {
@@ -207,17 +219,16 @@ impl Overlay {
         }
     }
 
-    /// Changes what a path will be. `place` is where [`Overlay::locate`] found it.
+    /// Changes what a path will be. `spot` is what [`Overlay::locate`] found.
     pub(crate) fn change(
         &mut self,
         tree: &DataTree,
-        place: Place,
-        hash: u32,
+        spot: Spot,
         path: &[u8],
         zxid: Zxid,
         change: impl FnOnce(&mut NodeState),
     ) {
-        let record = self.record(tree, place, hash, canonical(path), zxid);
+        let record = self.record(tree, spot, path, zxid);
         let owner = self.records[record].state.owner();
         let before = self.records[record].state.digest;
         change(&mut self.records[record].state);
@@ -225,26 +236,25 @@ impl Overlay {
     }
 
     /// Creates or replaces a node's content: as [`Overlay::change`], and the digest reads the data.
-    #[expect(clippy::too_many_arguments, reason = "the place of a node and what comes there")]
     pub(crate) fn change_content(
         &mut self,
         tree: &DataTree,
-        place: Place,
-        hash: u32,
+        spot: Spot,
         path: &[u8],
         data: Option<&[u8]>,
         zxid: Zxid,
         change: impl FnOnce(&mut NodeState),
     ) {
-        let content = if self.running.is_some() { content_crc(canonical(path), data) } else { 0 };
-        self.change(tree, place, hash, path, zxid, |state| {
+        let content = if self.running.is_some() { content_crc(path, data) } else { 0 };
+        self.change(tree, spot, path, zxid, |state| {
             change(state);
             state.content = content;
         });
     }
 
-    /// The record of a place, made if there is none, with its queue entry and what undoes it.
-    fn record(&mut self, tree: &DataTree, place: Place, hash: u32, path: &[u8], zxid: Zxid) -> u32 {
+    /// The record of a path, made if there is none, with its queue entry and what undoes it.
+    fn record(&mut self, tree: &DataTree, spot: Spot, path: &[u8], zxid: Zxid) -> u32 {
+        let Spot { hash, place } = spot;
         let state = match place {
             Place::Record(at) => {
                 let record = &mut self.records[at];
@@ -337,7 +347,7 @@ impl Overlay {
     pub(crate) fn ephemerals(&self, tree: &DataTree, session: SessionId) -> Vec<Vec<u8>> {
         let unchanged = tree.ephemerals_of(session).filter_map(|at| {
             let node = &tree.nodes[at];
-            let place = self.locate(tree, node.hash, &node.path);
+            let place = self.locate_hashed(tree, node.hash, &node.path);
             matches!(place, Place::Node(_)).then(|| node.path.to_vec())
         });
         let changed = self.owned.get(&session).into_iter().flat_map(|owned| {
@@ -415,9 +425,4 @@ impl Overlay {
     pub(crate) fn clear(&mut self) {
         *self = Self::new(self.running.is_some());
     }
-}
-
-/// The root is filed under the empty path.
-fn canonical(path: &[u8]) -> &[u8] {
-    if path == b"/" { b"" } else { path }
 }

@@ -12,9 +12,9 @@ use alloc::vec::Vec;
 use quorate_proto::{SessionId, Zxid};
 
 use crate::acl::{self, Acl, Id, Permissions};
-use crate::data_tree::{DataTree, SYSTEM_NODES};
+use crate::data_tree::{DataTree, SYSTEM_NODES, canonical};
 use crate::hash::IdMap;
-use crate::overlay::{Overlay, Place, View};
+use crate::overlay::{Overlay, Spot, View};
 use crate::path::{self, ZnodePath};
 use crate::request::{CreateMode, Op, Request};
 use crate::stat::StatPersisted;
@@ -200,9 +200,11 @@ impl Prep {
         self.set_fate(asked, SessionFate::Closing);
         let paths = self.overlay.ephemerals(tree, asked.session);
         for path in &paths {
-            let hash = tree.hash(path);
-            let place = self.overlay.locate(tree, hash, path);
-            self.remove(asked, place, hash, path);
+            let parent_path = path::parent(path).expect("the root is no ephemeral");
+            // Each turn anew: the one before may have made a record of the parent.
+            let parent = self.overlay.locate(tree, parent_path);
+            let spot = self.overlay.locate(tree, path);
+            self.remove(asked, path, spot, parent_path, parent);
         }
         // Before the session is gone nothing else can have been created under its name.
         debug_assert_eq!(self.overlay.ephemerals(tree, asked.session).len(), 0, "at {zxid}");
@@ -270,20 +272,15 @@ impl Prep {
         self.check_session(asked)?;
         let parent_path = parent_of(path)?;
         let acl = acl::stored(acl, ids)?;
-        let parent_hash = tree.hash(parent_path);
-        let parent_place = self.locate_parent(tree, parent_hash, parent_path);
-        let parent = self.view(tree, parent_place)?;
-        permit(&parent, Permissions::CREATE, ids)?;
+        let (parent_spot, parent) = self.existing(asked, parent_path, Permissions::CREATE)?;
         let (cversion, in_ephemeral) = (parent.stat.cversion, parent.is_ephemeral());
         let path = if mode.is_sequential() {
             Cow::Owned(numbered(path, cversion))
         } else {
             Cow::Borrowed(path)
         };
-        check_path(&path)?;
-        let hash = tree.hash(&path);
-        let place = self.overlay.locate(tree, hash, &path);
-        if self.overlay.view(tree, place).is_some() {
+        let spot = self.overlay.locate(tree, check_path(&path)?);
+        if self.overlay.view(tree, spot).is_some() {
             return Err(ErrorCode::NodeExists);
         }
         if in_ephemeral {
@@ -297,12 +294,12 @@ impl Prep {
         let txn = Txn::Create { path, data, acl, ephemeral, parent_cversion, with_stat };
         self.check_len(&txn)?;
         let Txn::Create { path, acl, .. } = &txn else { unreachable!("made above") };
-        self.overlay.change(tree, parent_place, parent_hash, parent_path, zxid, |state| {
+        self.overlay.change(tree, parent_spot, parent_path, zxid, |state| {
             state.stat.cversion = parent_cversion;
             state.stat.pzxid = zxid;
             state.children += 1;
         });
-        self.overlay.change_content(tree, place, hash, path, data, zxid, |state| {
+        self.overlay.change_content(tree, spot, path, data, zxid, |state| {
             state.exists = true;
             state.children = 0;
             state.acl = if matches!(&acl[..], [only] if only.is_open()) {
@@ -341,33 +338,35 @@ impl Prep {
         path: &'a [u8],
         version: i32,
     ) -> Result<Txn<'a>, ErrorCode> {
-        let Asked { tree, ids, .. } = *asked;
+        let tree = asked.tree;
         self.check_session(asked)?;
         let parent_path = parent_of(path)?;
         if path == b"/" || SYSTEM_NODES.contains(&path) {
             return Err(ErrorCode::BadArguments);
         }
-        let parent_place = self.locate_parent(tree, tree.hash(parent_path), parent_path);
-        permit(&self.view(tree, parent_place)?, Permissions::DELETE, ids)?;
-        let hash = tree.hash(path);
-        let place = self.overlay.locate(tree, hash, path);
-        let node = self.view(tree, place)?;
+        let (parent, _) = self.existing(asked, parent_path, Permissions::DELETE)?;
+        let spot = self.overlay.locate(tree, path);
+        let node = self.overlay.view(tree, spot).ok_or(ErrorCode::NoNode)?;
         expect_version(version, node.stat.version)?;
         if node.children > 0 {
             return Err(ErrorCode::NotEmpty);
         }
-        self.remove(asked, place, hash, path);
+        self.remove(asked, path, spot, parent_path, parent);
         Ok(Txn::Delete { path })
     }
 
     /// Records that a node and its place in its parent go.
-    fn remove(&mut self, asked: &Asked<'_>, place: Place, hash: u32, path: &[u8]) {
+    fn remove(
+        &mut self,
+        asked: &Asked<'_>,
+        path: &[u8],
+        spot: Spot,
+        parent_path: &[u8],
+        parent: Spot,
+    ) {
         let Asked { tree, zxid, .. } = *asked;
-        self.overlay.change(tree, place, hash, path, zxid, |state| state.exists = false);
-        let parent = path::parent(path).expect("only nodes below the root are removed");
-        let parent_hash = tree.hash(parent);
-        let parent_place = self.overlay.locate(tree, parent_hash, parent);
-        self.overlay.change(tree, parent_place, parent_hash, parent, zxid, |state| {
+        self.overlay.change(tree, spot, path, zxid, |state| state.exists = false);
+        self.overlay.change(tree, parent, parent_path, zxid, |state| {
             state.children -= 1;
             state.stat.pzxid = zxid;
         });
@@ -380,17 +379,14 @@ impl Prep {
         data: Option<&'a [u8]>,
         version: i32,
     ) -> Result<Txn<'a>, ErrorCode> {
-        let Asked { tree, ids, zxid, time_ms, .. } = *asked;
+        let Asked { tree, zxid, time_ms, .. } = *asked;
         self.check_session(asked)?;
-        check_path(path)?;
-        let hash = tree.hash(path);
-        let place = self.overlay.locate(tree, hash, path);
-        let node = self.view(tree, place)?;
-        permit(&node, Permissions::WRITE, ids)?;
+        let filed = check_path(path)?;
+        let (spot, node) = self.existing(asked, filed, Permissions::WRITE)?;
         let version = next_version(version, node.stat.version)?;
         let txn = Txn::SetData { path, data, version };
         self.check_len(&txn)?;
-        self.overlay.change_content(tree, place, hash, path, data, zxid, |state| {
+        self.overlay.change_content(tree, spot, filed, data, zxid, |state| {
             state.stat.version = version;
             state.stat.mzxid = zxid;
             state.stat.mtime = time_ms;
@@ -407,17 +403,14 @@ impl Prep {
     ) -> Result<Txn<'a>, ErrorCode> {
         let Asked { tree, ids, zxid, .. } = *asked;
         self.check_session(asked)?;
-        check_path(path)?;
+        let filed = check_path(path)?;
         let acl = acl::stored(acl, ids)?;
-        let hash = tree.hash(path);
-        let place = self.overlay.locate(tree, hash, path);
-        let node = self.view(tree, place)?;
-        permit(&node, Permissions::ADMIN, ids)?;
+        let (spot, node) = self.existing(asked, filed, Permissions::ADMIN)?;
         let version = next_version(version, node.stat.aversion)?;
         let txn = Txn::SetAcl { path, acl, version };
         self.check_len(&txn)?;
         let Txn::SetAcl { acl, .. } = &txn else { unreachable!("made above") };
-        self.overlay.change(tree, place, hash, path, zxid, |state| {
+        self.overlay.change(tree, spot, filed, zxid, |state| {
             state.acl = Some(acl.as_slice().into());
             state.stat.aversion = version;
         });
@@ -430,24 +423,23 @@ impl Prep {
         path: &'a [u8],
         version: i32,
     ) -> Result<Txn<'a>, ErrorCode> {
-        let Asked { tree, ids, .. } = *asked;
         self.check_session(asked)?;
-        check_path(path)?;
-        let place = self.overlay.locate(tree, tree.hash(path), path);
-        let node = self.view(tree, place)?;
-        permit(&node, Permissions::READ, ids)?;
+        let (_, node) = self.existing(asked, check_path(path)?, Permissions::READ)?;
         let version = next_version(version, node.stat.version)?;
         Ok(Txn::Check { path, version })
     }
 
-    /// The text `/` before a last slash (`//a`) names nothing: as a parent the root is only ever the
-    /// empty text before a first slash.
-    fn locate_parent(&self, tree: &DataTree, hash: u32, path: &[u8]) -> Place {
-        if path == b"/" { Place::Nowhere } else { self.overlay.locate(tree, hash, path) }
-    }
-
-    fn view<'v>(&'v self, tree: &'v DataTree, place: Place) -> Result<View<'v>, ErrorCode> {
-        self.overlay.view(tree, place).ok_or(ErrorCode::NoNode)
+    /// The node that is filed under this very path, if the caller may do there what is wanted. As a
+    /// parent the root is the empty text before a first slash; the text `/` of `//a` is no node.
+    fn existing<'v>(
+        &'v self,
+        asked: &Asked<'v>,
+        path: &[u8],
+        wanted: Permissions,
+    ) -> Result<(Spot, View<'v>), ErrorCode> {
+        let spot = self.overlay.locate(asked.tree, path);
+        let node = self.overlay.view(asked.tree, spot).ok_or(ErrorCode::NoNode)?;
+        if node.allows(wanted, asked.ids) { Ok((spot, node)) } else { Err(ErrorCode::NoAuth) }
     }
 }
 
@@ -468,12 +460,12 @@ fn parent_of(path: &[u8]) -> Result<&[u8], ErrorCode> {
     path::parent(path).ok_or(ErrorCode::BadArguments)
 }
 
-fn check_path(path: &[u8]) -> Result<(), ErrorCode> {
-    ZnodePath::parse(path).map(drop).map_err(|_| ErrorCode::BadArguments)
-}
-
-fn permit(node: &View<'_>, wanted: Permissions, ids: &[Id]) -> Result<(), ErrorCode> {
-    if node.allows(wanted, ids) { Ok(()) } else { Err(ErrorCode::NoAuth) }
+/// Checks a path and gives the one under which it is filed.
+fn check_path(path: &[u8]) -> Result<&[u8], ErrorCode> {
+    match ZnodePath::parse(path) {
+        Ok(_) => Ok(canonical(path)),
+        Err(_) => Err(ErrorCode::BadArguments),
+    }
 }
 
 fn expect_version(expected: i32, version: i32) -> Result<(), ErrorCode> {
