@@ -265,7 +265,7 @@ impl DataTree {
     /// What the session still owns: the list in a closeSession is what the leader saw, and what is
     /// deleted is decided here (R31).
     fn delete_ephemerals<C: Copy + Eq + Hash>(&mut self, at: At, events: &mut Events<'_, C>) {
-        let left: Vec<u32> = self.ephemerals_of(at.session).collect();
+        let left = self.ephemerals.slots(at.session).to_vec();
         for node in left {
             let path = self.nodes[node].path.clone();
             let _ = self.delete(at, &path, events);

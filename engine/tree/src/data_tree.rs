@@ -15,6 +15,7 @@ use crate::acl::{self, Acl, Id, Permissions};
 use crate::acl_table::{AclTable, OPEN};
 use crate::digest::{counts, node_digest};
 use crate::hash::{IdMap, hash_path};
+use crate::owners::Owners;
 use crate::path;
 use crate::path_index::PathIndex;
 use crate::slab::Slab;
@@ -41,14 +42,6 @@ pub(crate) struct Session {
     pub(crate) timeout_ms: i32,
 }
 
-/// What one session owns.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ephemerals {
-    pub(crate) nodes: Vec<u32>,
-    /// Bytes of their paths, with 4 for each length: what a closeSession must hold.
-    pub(crate) bytes: usize,
-}
-
 /// The replicated state of a ZooKeeper ensemble, without its watches.
 #[derive(Debug)]
 pub struct DataTree {
@@ -56,7 +49,7 @@ pub struct DataTree {
     index: PathIndex,
     seed: u64,
     pub(crate) acls: AclTable,
-    ephemerals: IdMap<SessionId, Ephemerals>,
+    pub(crate) ephemerals: Owners,
     pub(crate) sessions: Slab<Session>,
     session_index: IdMap<SessionId, u32>,
     digest: u64,
@@ -95,7 +88,7 @@ impl DataTree {
             index: PathIndex::new(),
             seed: hash_seed,
             acls: AclTable::new(),
-            ephemerals: IdMap::default(),
+            ephemerals: Owners::default(),
             sessions: Slab::new(),
             session_index: IdMap::default(),
             digest: 0,
@@ -123,7 +116,7 @@ impl DataTree {
 
     /// Number of ephemeral nodes.
     pub fn ephemeral_count(&self) -> usize {
-        self.ephemerals.values().map(|of_session| of_session.nodes.len()).sum()
+        self.ephemerals.count()
     }
 
     /// Bytes of paths and data, ZooKeeper's `approximate_data_size`.
@@ -203,7 +196,7 @@ impl DataTree {
 
     /// Paths of the session's ephemerals.
     pub fn ephemerals(&self, session: SessionId) -> impl Iterator<Item = &[u8]> {
-        self.ephemerals_of(session).map(|at| &*self.nodes[at].path)
+        self.ephemerals.slots(session).iter().map(|at| &*self.nodes[*at].path)
     }
 
     fn readable(&self, path: &[u8], ids: &[Id]) -> Result<&Znode, ErrorCode> {
@@ -230,18 +223,6 @@ impl DataTree {
     /// The node that is filed under this very path.
     pub(crate) fn find_hashed(&self, hash: u32, path: &[u8]) -> Option<u32> {
         self.index.find(hash, |node| *self.nodes[node].path == *path)
-    }
-
-    pub(crate) fn ephemerals_of(&self, session: SessionId) -> impl Iterator<Item = u32> {
-        self.ephemerals
-            .get(&session)
-            .into_iter()
-            .flat_map(|of_session| of_session.nodes.iter().copied())
-    }
-
-    /// Bytes that the session's ephemerals would take in a closeSession.
-    pub(crate) fn ephemeral_bytes(&self, session: SessionId) -> usize {
-        self.ephemerals.get(&session).map_or(0, |of_session| of_session.bytes)
     }
 
     pub(crate) fn acl_list(&self, list: u32) -> &Arc<[Acl]> {
@@ -296,10 +277,7 @@ impl DataTree {
             self.link(at, parent);
         }
         if let Some(session) = owner_session(stat.ephemeral_owner) {
-            let of_session = self.ephemerals.entry(session).or_default();
-            self.nodes[at].ephemeral_at = of_session.nodes.len() as u32;
-            of_session.nodes.push(at);
-            of_session.bytes += 4 + path.len();
+            self.nodes[at].ephemeral_at = self.ephemerals.add(session, at, path.len());
         }
         at
     }
@@ -322,20 +300,10 @@ impl DataTree {
         self.path_bytes -= node.path.len() as u64;
         self.acls.release(node.acl);
         if let Some(session) = owner_session(node.stat.ephemeral_owner) {
-            self.forget_ephemeral(session, &node);
-        }
-    }
-
-    fn forget_ephemeral(&mut self, session: SessionId, node: &Znode) {
-        let of_session =
-            self.ephemerals.get_mut(&session).expect("an ephemeral is in its session's list");
-        of_session.nodes.swap_remove(node.ephemeral_at as usize);
-        of_session.bytes -= 4 + node.path.len();
-        if let Some(moved) = of_session.nodes.get(node.ephemeral_at as usize) {
-            self.nodes[*moved].ephemeral_at = node.ephemeral_at;
-        }
-        if of_session.nodes.is_empty() {
-            self.ephemerals.remove(&session);
+            let place = node.ephemeral_at;
+            if let Some(moved) = self.ephemerals.remove(session, place, node.path.len()) {
+                self.nodes[moved].ephemeral_at = place;
+            }
         }
     }
 
@@ -424,8 +392,7 @@ impl DataTree {
             }
             assert_eq!(counted, node.children, "the number of children is wrong");
             if let Some(session) = owner_session(node.stat.ephemeral_owner) {
-                let of_session = &self.ephemerals[&session];
-                assert_eq!(of_session.nodes[node.ephemeral_at as usize], at);
+                assert_eq!(self.ephemerals.slots(session)[node.ephemeral_at as usize], at);
                 owned += 1;
             }
         }

@@ -17,6 +17,7 @@ pub mod error;
 mod expiry;
 mod hash;
 mod overlay;
+mod owners;
 pub mod path;
 mod path_index;
 pub mod prep;

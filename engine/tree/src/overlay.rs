@@ -14,7 +14,8 @@ use crate::acl::{self, Acl, Id, Permissions};
 use crate::acl_table::OPEN;
 use crate::data_tree::DataTree;
 use crate::digest::{content_crc, counts, node_digest};
-use crate::hash::{IdMap, spread};
+use crate::hash::spread;
+use crate::owners::Owners;
 use crate::slab::Slab;
 use crate::stat::StatPersisted;
 use crate::znode::{NIL, owner_session};
@@ -111,13 +112,6 @@ struct Indexed {
     record: u32,
 }
 
-/// Ephemerals that records say one session owns.
-#[derive(Debug, Default)]
-struct Owned {
-    records: Vec<u32>,
-    bytes: usize,
-}
-
 /// A change that can be taken back: what the record was, or `None` if there was none.
 #[derive(Debug)]
 struct Undo {
@@ -137,7 +131,8 @@ pub(crate) struct Overlay {
     index: HashTable<Indexed>,
     /// Which transaction changed which record, oldest first.
     queue: VecDeque<(Zxid, u32)>,
-    owned: IdMap<SessionId, Owned>,
+    /// Records of ephemerals.
+    owned: Owners,
     /// While a multi is prepared.
     mark: Option<Mark>,
     undo: Vec<Undo>,
@@ -153,12 +148,12 @@ const SPARE_MAX: usize = 1024;
 const SPARE_LEN_MAX: usize = 512;
 
 impl Overlay {
-    pub(crate) const fn new(digest: bool) -> Self {
+    pub(crate) fn new(digest: bool) -> Self {
         Self {
             records: Slab::new(),
             index: HashTable::new(),
             queue: VecDeque::new(),
-            owned: IdMap::with_hasher(core::hash::BuildHasherDefault::new()),
+            owned: Owners::default(),
             mark: None,
             undo: Vec::new(),
             spare: Vec::new(),
@@ -319,40 +314,32 @@ impl Overlay {
     }
 
     fn own(&mut self, session: SessionId, at: u32) {
-        let owned = self.owned.entry(session).or_default();
-        self.records[at].owned_at = owned.records.len() as u32;
-        owned.records.push(at);
-        owned.bytes += 4 + self.records[at].path.len();
+        let record = &mut self.records[at];
+        record.owned_at = self.owned.add(session, at, record.path.len());
     }
 
     fn disown(&mut self, session: SessionId, at: u32) {
-        let owned = self.owned.get_mut(&session).expect("an owned record is in its list");
-        let place = core::mem::replace(&mut self.records[at].owned_at, NIL);
-        owned.records.swap_remove(place as usize);
-        owned.bytes -= 4 + self.records[at].path.len();
-        if let Some(moved) = owned.records.get(place as usize) {
-            self.records[*moved].owned_at = place;
-        }
-        if owned.records.is_empty() {
-            self.owned.remove(&session);
+        let record = &mut self.records[at];
+        let place = core::mem::replace(&mut record.owned_at, NIL);
+        if let Some(moved) = self.owned.remove(session, place, record.path.len()) {
+            self.records[moved].owned_at = place;
         }
     }
 
     /// Bytes that the session's ephemerals in records would take in a closeSession.
     pub(crate) fn owned_bytes(&self, session: SessionId) -> usize {
-        self.owned.get(&session).map_or(0, |owned| owned.bytes)
+        self.owned.bytes(session)
     }
 
     /// Paths of all ephemerals that the session will own, those of the tree first.
     pub(crate) fn ephemerals(&self, tree: &DataTree, session: SessionId) -> Vec<Vec<u8>> {
-        let unchanged = tree.ephemerals_of(session).filter_map(|at| {
-            let node = &tree.nodes[at];
+        let unchanged = tree.ephemerals.slots(session).iter().filter_map(|at| {
+            let node = &tree.nodes[*at];
             let place = self.locate_hashed(tree, node.hash, &node.path);
             matches!(place, Place::Node(_)).then(|| node.path.to_vec())
         });
-        let changed = self.owned.get(&session).into_iter().flat_map(|owned| {
-            owned.records.iter().map(|record| self.records[*record].path.clone())
-        });
+        let records = self.owned.slots(session).iter();
+        let changed = records.map(|record| self.records[*record].path.clone());
         unchanged.chain(changed).collect()
     }
 

@@ -324,7 +324,7 @@ impl Prep {
     /// are counted twice, which errs on the safe side.
     fn check_ephemerals(&self, asked: &Asked<'_>, path: &[u8]) -> Result<(), ErrorCode> {
         let owned =
-            asked.tree.ephemeral_bytes(asked.session) + self.overlay.owned_bytes(asked.session);
+            asked.tree.ephemerals.bytes(asked.session) + self.overlay.owned_bytes(asked.session);
         if 4 + owned + 4 + path.len() <= self.limits.txn_len_max {
             Ok(())
         } else {
