@@ -64,11 +64,6 @@ impl Acl {
     pub fn world(perms: Permissions) -> Self {
         Self { perms, id: Id { scheme: Box::from(&b"world"[..]), id: Box::from(&b"anyone"[..]) } }
     }
-
-    /// Whether this is [`Acl::open`].
-    pub fn is_open(&self) -> bool {
-        self.perms == Permissions::ALL && self.id.is_anyone()
-    }
 }
 
 impl Id {
@@ -88,6 +83,11 @@ impl Id {
             _ => self.id == wanted.id,
         }
     }
+}
+
+/// Whether this list is [`Acl::open`] and nothing else.
+pub fn is_open(acl: &[Acl]) -> bool {
+    matches!(acl, [only] if only.perms == Permissions::ALL && only.id.is_anyone())
 }
 
 /// Whether a node with this list lets a connection with these ids do what is wanted. No list allows

@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::acl::Acl;
+use crate::acl::{self, Acl};
 
 /// The number of `world:anyone` with all permissions.
 pub(crate) const OPEN: u32 = 0;
@@ -40,11 +40,14 @@ impl AclTable {
         &self.lists[number as usize].list
     }
 
+    /// The list, unless it is the open one.
+    pub(crate) fn closed(&self, number: u32) -> Option<&Arc<[Acl]>> {
+        (number != OPEN).then(|| self.list(number))
+    }
+
     /// The list's number, for one more node.
     pub(crate) fn intern(&mut self, list: &[Acl]) -> u32 {
-        if let [only] = list
-            && only.is_open()
-        {
+        if acl::is_open(list) {
             return OPEN;
         }
         if let Some(number) = self.index.get(list).copied() {

@@ -13,7 +13,6 @@ use quorate_proto::{SessionId, Zxid};
 
 use crate::ErrorCode;
 use crate::acl::Acl;
-use crate::acl_table::OPEN;
 use crate::data_tree::{DataTree, ROOT};
 use crate::path;
 use crate::stat::{Stat, StatPersisted};
@@ -303,8 +302,7 @@ impl DataTree {
 
     /// The list that says who may hear of a node; `None` for everybody.
     fn readers(&self, node: u32) -> Option<&Arc<[Acl]>> {
-        let list = self.nodes[node].acl;
-        (list != OPEN).then(|| self.acl_list(list))
+        self.acls.closed(self.nodes[node].acl)
     }
 
     fn fire_parent<C: Copy + Eq + Hash>(&self, parent: u32, events: &mut Events<'_, C>) {

@@ -205,7 +205,7 @@ impl DataTree {
     }
 
     fn allows(&self, node: &Znode, wanted: Permissions, ids: &[Id]) -> bool {
-        node.acl == OPEN || acl::allows(self.acls.list(node.acl), wanted, ids)
+        self.acls.closed(node.acl).is_none_or(|list| acl::allows(list, wanted, ids))
     }
 
     // --- lookups for the rest of the crate -----------------------------------------------------
@@ -223,10 +223,6 @@ impl DataTree {
     /// The node that is filed under this very path.
     pub(crate) fn find_hashed(&self, hash: u32, path: &[u8]) -> Option<u32> {
         self.index.find(hash, |node| *self.nodes[node].path == *path)
-    }
-
-    pub(crate) fn acl_list(&self, list: u32) -> &Arc<[Acl]> {
-        self.acls.list(list)
     }
 
     // --- the only ways to change something -----------------------------------------------------

@@ -11,7 +11,6 @@ use hashbrown::HashTable;
 use quorate_proto::{SessionId, Zxid};
 
 use crate::acl::{self, Acl, Id, Permissions};
-use crate::acl_table::OPEN;
 use crate::data_tree::DataTree;
 use crate::digest::{content_crc, counts, node_digest};
 use crate::hash::spread;
@@ -207,7 +206,7 @@ impl Overlay {
             }
             Place::Node(node) => {
                 let node = &tree.nodes[node];
-                let acl = (node.acl != OPEN).then(|| &**tree.acl_list(node.acl));
+                let acl = tree.acls.closed(node.acl).map(|list| &**list);
                 Some(View { stat: &node.stat, children: node.children, acl })
             }
             Place::Nowhere => None,
@@ -265,12 +264,11 @@ impl Overlay {
             }
             Place::Node(node) => {
                 let node = &tree.nodes[node];
-                let acl = (node.acl != OPEN).then(|| tree.acl_list(node.acl).clone());
                 NodeState {
                     exists: true,
                     stat: node.stat,
                     children: node.children,
-                    acl,
+                    acl: tree.acls.closed(node.acl).cloned(),
                     content: node.content,
                     digest: node.digest,
                 }

@@ -302,11 +302,7 @@ impl Prep {
         self.overlay.change_content(tree, spot, path, data, zxid, |state| {
             state.exists = true;
             state.children = 0;
-            state.acl = if matches!(&acl[..], [only] if only.is_open()) {
-                None
-            } else {
-                Some(acl.as_slice().into())
-            };
+            state.acl = (!acl::is_open(acl)).then(|| acl.as_slice().into());
             state.stat = StatPersisted {
                 czxid: zxid,
                 mzxid: zxid,
@@ -411,7 +407,7 @@ impl Prep {
         self.check_len(&txn)?;
         let Txn::SetAcl { acl, .. } = &txn else { unreachable!("made above") };
         self.overlay.change(tree, spot, filed, zxid, |state| {
-            state.acl = Some(acl.as_slice().into());
+            state.acl = (!acl::is_open(acl)).then(|| acl.as_slice().into());
             state.stat.aversion = version;
         });
         Ok(txn)
