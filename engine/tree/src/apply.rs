@@ -124,7 +124,7 @@ impl DataTree {
     ) -> Outcome {
         let result = match txn {
             Txn::Create { path, data, acl, ephemeral, parent_cversion, with_stat } => {
-                let owner = if *ephemeral { at.session.0 as i64 } else { 0 };
+                let owner = ephemeral.then_some(at.session);
                 let created = self.create(at, path, *data, acl, owner, *parent_cversion, events);
                 if created == Err(ErrorCode::NodeExists) && !*with_stat {
                     self.replay_create(at, path, acl, *parent_cversion);
@@ -168,7 +168,7 @@ impl DataTree {
         path: &[u8],
         data: Option<&[u8]>,
         acl: &[Acl],
-        owner: i64,
+        owner: Option<SessionId>,
         parent_cversion: i32,
         events: &mut Events<'_, C>,
     ) -> Result<u32, ErrorCode> {
@@ -180,15 +180,7 @@ impl DataTree {
         if self.nodes[parent].is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
-        let stat = StatPersisted {
-            czxid: at.zxid,
-            mzxid: at.zxid,
-            ctime: at.time,
-            mtime: at.time,
-            ephemeral_owner: owner,
-            pzxid: at.zxid,
-            ..StatPersisted::default()
-        };
+        let stat = StatPersisted::created(at.zxid, at.time, owner);
         let acl = self.intern_acl(acl);
         let node = self.insert_node(path, parent, data, acl, stat);
         self.count_child(at.zxid, parent, parent_cversion);

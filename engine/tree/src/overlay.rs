@@ -56,7 +56,8 @@ impl View<'_> {
     }
 }
 
-#[derive(Clone, Debug)]
+/// What a node will be; by default it does not exist.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NodeState {
     pub(crate) exists: bool,
     pub(crate) stat: StatPersisted,
@@ -69,25 +70,6 @@ pub(crate) struct NodeState {
 }
 
 impl NodeState {
-    const NOWHERE: Self = Self {
-        exists: false,
-        stat: StatPersisted {
-            czxid: Zxid::ZERO,
-            mzxid: Zxid::ZERO,
-            ctime: 0,
-            mtime: 0,
-            version: 0,
-            cversion: 0,
-            aversion: 0,
-            ephemeral_owner: 0,
-            pzxid: Zxid::ZERO,
-        },
-        children: 0,
-        acl: None,
-        content: 0,
-        digest: 0,
-    };
-
     /// The session whose ephemeral this is.
     fn owner(&self) -> Option<SessionId> {
         if self.exists { owner_session(self.stat.ephemeral_owner) } else { None }
@@ -273,7 +255,7 @@ impl Overlay {
                     digest: node.digest,
                 }
             }
-            Place::Nowhere => NodeState::NOWHERE,
+            Place::Nowhere => NodeState::default(),
         };
         let mut own_path = self.spare.pop().unwrap_or_default();
         own_path.extend_from_slice(path);

@@ -303,15 +303,8 @@ impl Prep {
             state.exists = true;
             state.children = 0;
             state.acl = (!acl::is_open(acl)).then(|| acl.as_slice().into());
-            state.stat = StatPersisted {
-                czxid: zxid,
-                mzxid: zxid,
-                ctime: time_ms,
-                mtime: time_ms,
-                ephemeral_owner: if ephemeral { session.0 as i64 } else { 0 },
-                pzxid: zxid,
-                ..StatPersisted::default()
-            };
+            let owner = ephemeral.then_some(session);
+            state.stat = StatPersisted::created(zxid, time_ms, owner);
         });
         Ok(txn)
     }

@@ -1,6 +1,6 @@
 //! A znode's counters, as they are stored (`StatPersisted`) and as clients see them (`Stat`).
 
-use quorate_proto::Zxid;
+use quorate_proto::{SessionId, Zxid};
 
 /// The stored part of a node's status (60 bytes in ZooKeeper's encoding).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,21 @@ pub struct StatPersisted {
     pub ephemeral_owner: i64,
     /// The transaction that last added or removed a child.
     pub pzxid: Zxid,
+}
+
+impl StatPersisted {
+    /// The counters of a node that this transaction creates; `owner` is an ephemeral's session.
+    pub(crate) fn created(zxid: Zxid, time_ms: i64, owner: Option<SessionId>) -> Self {
+        Self {
+            czxid: zxid,
+            mzxid: zxid,
+            ctime: time_ms,
+            mtime: time_ms,
+            ephemeral_owner: owner.map_or(0, |session| session.0 as i64),
+            pzxid: zxid,
+            ..Self::default()
+        }
+    }
 }
 
 /// A node's status as clients see it (68 bytes in ZooKeeper's encoding).
