@@ -191,13 +191,6 @@ impl DataTree {
     }
 }
 
-/// What became of a slot that a cut looks at.
-enum Slot<'a> {
-    Vacant,
-    Node { path: &'a [u8], data: Option<&'a [u8]>, acl: &'a [Acl], stat: &'a StatPersisted },
-    After(u32),
-}
-
 impl Cut {
     /// The zxid at which it was cut.
     pub const fn zxid(&self) -> Zxid {
@@ -253,36 +246,28 @@ impl Cut {
             if bytes >= max_bytes.max(1) {
                 return false;
             }
-            let slot = match open.nodes.get(&at) {
-                Some(None) => Slot::Vacant,
-                Some(Some(image)) => slot_of(open, image.parent, || Slot::Node {
-                    path: &image.path,
-                    data: image.data.as_deref(),
-                    acl: &image.acl,
-                    stat: &image.stat,
-                }),
-                None => nodes.get(at).map_or(Slot::Vacant, |node| {
-                    slot_of(open, node.parent, || Slot::Node {
-                        path: &node.path,
-                        data: node.data.as_deref(),
-                        acl: acls.list(node.acl),
-                        stat: &node.stat,
-                    })
+            let node = match open.nodes.get(&at) {
+                Some(kept) => kept
+                    .as_ref()
+                    .map(|node| (node.parent, &node.path, &node.data, &node.acl, &node.stat)),
+                None => nodes.get(at).map(|node| {
+                    (node.parent, &node.path, &node.data, acls.list(node.acl), &node.stat)
                 }),
             };
-            match slot {
-                Slot::After(parent) => {
+            match node {
+                Some((parent, ..)) if parent != NIL && !open.has_passed(parent) => {
                     if self.waiting.is_empty() {
                         self.waiting.push(at);
                     }
                     self.waiting.push(parent);
                     continue;
                 }
-                Slot::Vacant => bytes += 1,
-                Slot::Node { path, data, acl, stat } => {
+                Some((_, path, data, acl, stat)) => {
+                    let data = data.as_deref();
                     bytes += 96 + path.len() + data.map_or(0, <[u8]>::len);
                     each(Entry::Node { path, data, acl, stat });
                 }
+                None => bytes += 1,
             }
             open.nodes.remove(&at);
             open.pass(at);
@@ -293,10 +278,6 @@ impl Cut {
         each(Entry::End(self.end));
         true
     }
-}
-
-fn slot_of<'a>(open: &Open, parent: u32, node: impl FnOnce() -> Slot<'a>) -> Slot<'a> {
-    if parent == NIL || open.has_passed(parent) { node() } else { Slot::After(parent) }
 }
 
 /// Why a snapshot cannot become a tree.
