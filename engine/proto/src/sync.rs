@@ -77,6 +77,14 @@ impl HistoryIndex {
             && self.end_of(zxid.epoch()).is_some_and(|end| zxid <= end)
     }
 
+    /// Whether this history goes on from `zxid`: it is held, or it is counter 0 of an epoch that is,
+    /// where a learner stands that took the leader's initial history and nothing of the epoch itself.
+    pub fn extends(&self, zxid: Zxid) -> bool {
+        let starts_epoch =
+            zxid >= self.floor && zxid.counter() == 0 && self.end_of(zxid.epoch()).is_some();
+        self.contains(zxid) || starts_epoch
+    }
+
     /// The last zxid of `epoch`, if the history has any of that epoch.
     pub fn end_of(&self, epoch: Epoch) -> Option<Zxid> {
         let found = self.ends.binary_search_by_key(&epoch, |end| end.epoch()).ok()?;
@@ -128,12 +136,10 @@ pub fn plan_sync(learner_last: Zxid, ours: &HistoryIndex) -> SyncPlan {
     if learner_last < ours.floor() {
         return SyncPlan::Snap;
     }
-    if ours.contains(learner_last) {
+    if ours.extends(learner_last) {
         return SyncPlan::Diff { after: learner_last };
     }
     match ours.end_of(learner_last.epoch()) {
-        // Counter 0: the learner took leader e's initial history and nothing of the epoch itself.
-        Some(_) if learner_last.counter() == 0 => SyncPlan::Diff { after: learner_last },
         Some(end) if end == ours.last() => SyncPlan::Trunc { to: end },
         Some(end) => SyncPlan::TruncThenDiff { to: end },
         None => SyncPlan::Snap,

@@ -276,10 +276,7 @@ impl Store {
     pub fn stream(&mut self, after: Zxid, through: Zxid) -> Result<StreamId, NotHeld> {
         let log = self.log.as_ref().ok_or(NotHeld { after, through })?;
         let history = log.history();
-        let starts_epoch = after.counter() == 0
-            && after >= history.floor()
-            && history.end_of(after.epoch()).is_some();
-        let held = (history.contains(after) || starts_epoch)
+        let held = history.extends(after)
             && (history.contains(through) || through == after)
             && after <= through;
         if held { Ok(self.streams.begin(after, through)) } else { Err(NotHeld { after, through }) }
