@@ -7,7 +7,7 @@
 use alloc::collections::VecDeque;
 use core::fmt;
 
-use crate::{Instant, ProtocolError, ServerId, Ticks, ToLeader, Zxid};
+use crate::{Instant, ProtocolError, Ticks, ToLeader, Zxid};
 
 /// Proposals are remembered in runs of a quarter of a tick: memory stays bounded, and a learner is
 /// given up at most that much too late.
@@ -44,11 +44,11 @@ impl fmt::Display for Overdue {
 pub struct LearnerHandler {
     ticks: Ticks,
     phase: Phase,
-    sid: Option<ServerId>,
     acknowledges: bool,
     heard_at: Instant,
     /// The zxid of NEWLEADER, once it was sent.
     new_leader: Zxid,
+    /// The highest proposal of this epoch that it has acknowledged.
     acked: Zxid,
     /// The last proposal that was sent before NEWLEADER; acknowledgements up to here say nothing.
     streamed: Zxid,
@@ -87,7 +87,6 @@ impl LearnerHandler {
         Self {
             ticks,
             phase: Phase::Unknown,
-            sid: None,
             acknowledges: false,
             heard_at: now,
             new_leader: Zxid::ZERO,
@@ -98,21 +97,6 @@ impl LearnerHandler {
         }
     }
 
-    /// Who is at the other end, once it has said so.
-    pub const fn sid(&self) -> Option<ServerId> {
-        self.sid
-    }
-
-    /// The highest proposal of this epoch that it has acknowledged.
-    pub const fn acked(&self) -> Zxid {
-        self.acked
-    }
-
-    /// Whether it has acknowledged NEWLEADER.
-    pub const fn is_synced(&self) -> bool {
-        matches!(self.phase, Phase::Synced | Phase::Serving)
-    }
-
     /// Whether this packet may come now. An admitted ACK with counter 0 acknowledges NEWLEADER.
     ///
     /// # Errors
@@ -120,11 +104,11 @@ impl LearnerHandler {
     /// goes back.
     pub fn admit<P>(&mut self, now: Instant, packet: &ToLeader<P>) -> Result<(), ProtocolError> {
         match packet {
-            ToLeader::FollowerInfo { sid, accepted_epoch: _ } => {
-                self.introduce("FOLLOWERINFO", *sid, true)?;
+            ToLeader::FollowerInfo { sid: _, accepted_epoch: _ } => {
+                self.introduce("FOLLOWERINFO", true)?;
             }
-            ToLeader::ObserverInfo { sid, accepted_epoch: _ } => {
-                self.introduce("OBSERVERINFO", *sid, false)?;
+            ToLeader::ObserverInfo { sid: _, accepted_epoch: _ } => {
+                self.introduce("OBSERVERINFO", false)?;
             }
             ToLeader::AckEpoch { current_epoch: _, last_zxid: _ } => {
                 self.expect("ACKEPOCH", self.phase == Phase::Informed)?;
@@ -147,14 +131,8 @@ impl LearnerHandler {
         Ok(())
     }
 
-    fn introduce(
-        &mut self,
-        packet: &'static str,
-        sid: ServerId,
-        acknowledges: bool,
-    ) -> Result<(), ProtocolError> {
+    fn introduce(&mut self, packet: &'static str, acknowledges: bool) -> Result<(), ProtocolError> {
         self.expect(packet, self.phase == Phase::Unknown)?;
-        self.sid = Some(sid);
         self.acknowledges = acknowledges;
         self.phase = Phase::Waiting;
         Ok(())
@@ -301,7 +279,7 @@ impl LearnerHandler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Epoch, SessionId};
+    use crate::{Epoch, ServerId, SessionId};
     use core::time::Duration;
 
     const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
@@ -393,10 +371,10 @@ mod tests {
     fn acknowledgements_of_the_stream_say_nothing_and_later_ones_only_rise() {
         let mut handler = in_phase(Phase::Flushing);
         handler.admit(at(0), &ack(z(2, 2))).expect("Java acknowledges the stream");
-        assert_eq!(handler.acked(), Zxid::ZERO);
-        assert!(!handler.is_synced());
+        assert_eq!(handler.acked, Zxid::ZERO);
+        assert_eq!(handler.phase, Phase::Flushing);
         handler.admit(at(0), &ack(z(2, 0))).expect("NEWLEADER");
-        assert!(handler.is_synced());
+        assert_eq!(handler.phase, Phase::Synced);
         handler.sent_up_to_date();
         handler.admit(at(0), &ack(z(2, 0))).expect("Java acknowledges NEWLEADER twice");
         for counter in 3..=5 {
@@ -411,7 +389,7 @@ mod tests {
             handler.admit(at(0), &ack(got)),
             Err(ProtocolError::BeyondProposed { proposed, got })
         );
-        assert_eq!(handler.acked(), z(2, 4));
+        assert_eq!(handler.acked, z(2, 4));
     }
 
     #[test]

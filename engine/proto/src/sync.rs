@@ -90,18 +90,6 @@ impl HistoryIndex {
         let found = self.ends.binary_search_by_key(&epoch, |end| end.epoch()).ok()?;
         Some(self.ends[found])
     }
-
-    /// Whether `next` directly follows `previous` in this history, whatever their epochs.
-    pub fn is_successor(&self, previous: Zxid, next: Zxid) -> bool {
-        if !next.follows(previous) || !self.contains(next) {
-            return false;
-        }
-        if next.epoch() == previous.epoch() {
-            return true;
-        }
-        let earlier = self.ends.iter().rev().find(|end| end.epoch() < next.epoch());
-        earlier.copied().unwrap_or(self.floor) == previous
-    }
 }
 
 /// How a learner's history is made a prefix of the leader's.
@@ -196,13 +184,5 @@ mod tests {
             cut.truncate(to);
             assert_eq!(cut, history(z(0, 0), &all[..kept]), "cut at {to}");
         }
-    }
-
-    #[test]
-    fn successors_are_checked_across_epochs() {
-        let ours = history(z(1, 2), &[z(1, 3), z(3, 1)]);
-        assert!(ours.is_successor(z(1, 3), z(3, 1)));
-        assert!(!ours.is_successor(z(1, 2), z(3, 1)), "skips 1/3");
-        assert!(ours.is_successor(z(1, 2), z(1, 3)));
     }
 }

@@ -58,19 +58,6 @@ pub enum LeaderPhase {
     Broadcast,
 }
 
-/// How far a learner is, for those who watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LearnerProgress {
-    /// The learner.
-    pub sid: ServerId,
-    /// How it joined.
-    pub role: LearnerRole,
-    /// What it has made durable; [`Zxid::ZERO`] until it is synchronised.
-    pub acked: Zxid,
-    /// Whether it has acknowledged NEWLEADER.
-    pub synced: bool,
-}
-
 /// A server that was elected, for as long as it leads or tries to.
 ///
 /// Call [`Leader::poll_effect`] until it gives nothing after each batch of inputs, and execute the
@@ -203,16 +190,6 @@ impl<P: Clone> Leader<P> {
         self.outstanding.range(after, through)
     }
 
-    /// The learners and how far they are.
-    pub fn learners(&self) -> impl Iterator<Item = LearnerProgress> + '_ {
-        self.seats.iter().map(|seat| LearnerProgress {
-            sid: seat.sid,
-            role: seat.role,
-            acked: seat.acked(),
-            synced: matches!(seat.stage, SeatStage::Synced { .. }),
-        })
-    }
-
     /// What a learner has made durable; `None` if it is not here.
     pub fn acked(&self, sid: ServerId) -> Option<Zxid> {
         self.seats.iter().find(|seat| seat.sid == sid).map(Seat::acked)
@@ -265,7 +242,7 @@ impl<P: Clone> Leader<P> {
                 stage = SeatStage::Informed;
             }
         }
-        self.seats.push(Seat { sid, role, voter, accepted_epoch, stage });
+        self.seats.push(Seat { sid, voter, accepted_epoch, stage });
         self.hear(now, voter);
         self.try_open(now);
         Ok(())

@@ -37,7 +37,6 @@ pub(super) enum SeatStage {
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     pub(super) sid: ServerId,
-    pub(super) role: LearnerRole,
     /// `Some` if its word counts: a voter that joined as a follower.
     pub(super) voter: Option<VoterIndex>,
     pub(super) accepted_epoch: Epoch,
