@@ -35,7 +35,6 @@ pub use apply::Outcome;
 pub use data_tree::{Children, DataTree};
 pub use digest::DIGEST_VERSION;
 pub use error::ErrorCode;
-pub use path::ZnodePath;
 pub use prep::{Prep, PrepLimits};
 pub use request::{CreateMode, Op, Query, Request};
 pub use session::{SessionIds, SessionTracker};

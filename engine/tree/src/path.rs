@@ -1,86 +1,49 @@
-//! `ZnodePath`: which byte strings name a node, by ZooKeeper's rules (`client.md` 2.1).
+//! Which byte strings name a node, by ZooKeeper's rules (`client.md` 2.1).
 //!
 //! Paths stay bytes. Nothing here is normalised, and nothing here knows which nodes exist.
 
 use core::fmt;
 
-/// A path that passed the full check.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ZnodePath<'a>(&'a [u8]);
-
-impl<'a> ZnodePath<'a> {
-    /// Checks a path as ZooKeeper's `PathUtils.validatePath` does: it starts with `/`, has no empty,
-    /// `.` or `..` component, no slash at its end, and no UTF-16 unit in U+0000-001F, U+007F-009F,
-    /// U+D800-F8FF or U+FFF0-FFFF. Everything outside the basic plane is a pair of surrogates and so
-    /// is refused, and a byte sequence that is no UTF-8 decodes to U+FFFD and is refused too.
-    ///
-    /// # Errors
-    /// [`PathError`], the first rule broken.
-    pub fn parse(path: &'a [u8]) -> Result<Self, PathError> {
-        if path.is_empty() {
-            return Err(PathError::Empty);
-        }
-        if path[0] != b'/' {
-            return Err(PathError::Relative);
-        }
-        if path.len() == 1 {
-            return Ok(Self(path));
-        }
-        if path[path.len() - 1] == b'/' {
-            return Err(PathError::TrailingSlash);
-        }
-        let mut component = 1;
-        let mut only_ascii = true;
-        for (at, &byte) in path.iter().enumerate().skip(1) {
-            if byte == b'/' {
-                check_component(&path[component..at])?;
-                component = at + 1;
-            } else if byte < 0x20 || byte == 0x7f {
-                return Err(PathError::Character);
-            } else if byte >= 0x80 {
-                only_ascii = false;
-            }
-        }
-        check_component(&path[component..])?;
-        if !only_ascii {
-            let text = core::str::from_utf8(path).map_err(|_| PathError::Character)?;
-            if !text.chars().all(is_allowed) {
-                return Err(PathError::Character);
-            }
-        }
-        Ok(Self(path))
+/// Checks a path as ZooKeeper's `PathUtils.validatePath` does: it starts with `/`, has no empty,
+/// `.` or `..` component, no slash at its end, and no UTF-16 unit in U+0000-001F, U+007F-009F,
+/// U+D800-F8FF or U+FFF0-FFFF. Everything outside the basic plane is a pair of surrogates and so
+/// is refused, and a byte sequence that is no UTF-8 decodes to U+FFFD and is refused too.
+///
+/// # Errors
+/// [`PathError`], the first rule broken.
+pub fn check(path: &[u8]) -> Result<(), PathError> {
+    if path.is_empty() {
+        return Err(PathError::Empty);
     }
-
-    /// The bytes.
-    pub const fn as_bytes(self) -> &'a [u8] {
-        self.0
+    if path[0] != b'/' {
+        return Err(PathError::Relative);
     }
-
-    /// The parent's path, `/` for a top-level node; the root has none.
-    pub fn parent(self) -> Option<Self> {
-        if self.0.len() == 1 {
-            return None;
+    if path.len() == 1 {
+        return Ok(());
+    }
+    if path[path.len() - 1] == b'/' {
+        return Err(PathError::TrailingSlash);
+    }
+    let mut component = 1;
+    let mut only_ascii = true;
+    for (at, &byte) in path.iter().enumerate().skip(1) {
+        if byte == b'/' {
+            check_component(&path[component..at])?;
+            component = at + 1;
+        } else if byte < 0x20 || byte == 0x7f {
+            return Err(PathError::Character);
+        } else if byte >= 0x80 {
+            only_ascii = false;
         }
-        let slash = last_slash(self.0).expect("a parsed path has a slash");
-        Some(Self(&self.0[..slash.max(1)]))
     }
-
-    /// The last component; empty for the root.
-    pub fn name(self) -> &'a [u8] {
-        name(self.0)
+    check_component(&path[component..])?;
+    if !only_ascii {
+        let text = core::str::from_utf8(path).map_err(|_| PathError::Character)?;
+        if !text.chars().all(is_allowed) {
+            return Err(PathError::Character);
+        }
     }
-}
-
-impl fmt::Debug for ZnodePath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for ZnodePath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(core::str::from_utf8(self.0).expect("a parsed path is UTF-8"))
-    }
+    Ok(())
 }
 
 /// Why a path is refused. Clients only ever see BadArguments (-8).
@@ -127,19 +90,10 @@ fn is_allowed(c: char) -> bool {
     !matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
 
-fn last_slash(path: &[u8]) -> Option<usize> {
-    path.iter().rposition(|byte| *byte == b'/')
-}
-
 /// Everything before the last slash, so empty for a top-level node; `None` without a slash. Needs no
 /// valid path: ZooKeeper looks for a create's parent before it checks the path.
 pub fn parent(path: &[u8]) -> Option<&[u8]> {
-    last_slash(path).map(|slash| &path[..slash])
-}
-
-/// Everything behind the last slash.
-pub fn name(path: &[u8]) -> &[u8] {
-    last_slash(path).map_or(path, |slash| &path[slash + 1..])
+    path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash])
 }
 
 #[cfg(test)]
@@ -184,7 +138,7 @@ mod tests {
             ("/\u{1f600}".as_bytes(), Err(PathError::Character)),
         ];
         for (path, expected) in cases {
-            assert_eq!(ZnodePath::parse(path).map(drop), expected, "{path:?}");
+            assert_eq!(check(path), expected, "{path:?}");
             assert_eq!(dumb_is_valid(path), expected.is_ok(), "{path:?}");
         }
     }
@@ -195,7 +149,7 @@ mod tests {
             let mut path = String::from("/a");
             path.push(c);
             let path = path.as_bytes();
-            assert_eq!(ZnodePath::parse(path).is_ok(), dumb_is_valid(path), "{:#x}", c as u32);
+            assert_eq!(check(path).is_ok(), dumb_is_valid(path), "{:#x}", c as u32);
         }
     }
 
@@ -209,22 +163,16 @@ mod tests {
             for _ in 0..6 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 path.extend_from_slice(alphabet[(state >> 33) as usize % alphabet.len()]);
-                assert_eq!(ZnodePath::parse(&path).is_ok(), dumb_is_valid(&path), "{path:?}");
+                assert_eq!(check(&path).is_ok(), dumb_is_valid(&path), "{path:?}");
             }
         }
     }
 
     #[test]
-    fn parents_and_names_split_at_the_last_slash() {
-        let path = ZnodePath::parse(b"/a/b").unwrap();
-        assert_eq!(path.name(), b"b");
-        let parent_path = path.parent().unwrap();
-        assert_eq!(parent_path.as_bytes(), b"/a");
-        assert_eq!(parent_path.parent().unwrap().as_bytes(), b"/");
-        assert_eq!(parent_path.parent().unwrap().parent(), None);
+    fn a_parent_is_what_stands_before_the_last_slash() {
+        assert_eq!(parent(b"/a/b"), Some(&b"/a"[..]));
         assert_eq!(parent(b"/a"), Some(&b""[..]));
         assert_eq!(parent(b"/a/"), Some(&b"/a"[..]));
         assert_eq!(parent(b"a"), None);
-        assert_eq!(name(b"/a/"), b"");
     }
 }

@@ -15,7 +15,7 @@ use crate::acl::{self, Acl, Id, Permissions};
 use crate::data_tree::{DataTree, SYSTEM_NODES, canonical};
 use crate::hash::IdMap;
 use crate::overlay::{Overlay, Spot, View};
-use crate::path::{self, ZnodePath};
+use crate::path;
 use crate::request::{CreateMode, Op, Request};
 use crate::stat::StatPersisted;
 use crate::txn::Txn;
@@ -451,10 +451,8 @@ fn parent_of(path: &[u8]) -> Result<&[u8], ErrorCode> {
 
 /// Checks a path and gives the one under which it is filed.
 fn check_path(path: &[u8]) -> Result<&[u8], ErrorCode> {
-    match ZnodePath::parse(path) {
-        Ok(_) => Ok(canonical(path)),
-        Err(_) => Err(ErrorCode::BadArguments),
-    }
+    path::check(path).map_err(|_| ErrorCode::BadArguments)?;
+    Ok(canonical(path))
 }
 
 fn expect_version(expected: i32, version: i32) -> Result<(), ErrorCode> {

@@ -1,6 +1,6 @@
 //! What a client asks, decoded but not yet judged. Everything borrows from the received frame.
 //!
-//! Paths are raw bytes here: only `path::ZnodePath` says which are valid.
+//! Paths are raw bytes here: only `path::check` says which are valid.
 
 use alloc::vec::Vec;
 

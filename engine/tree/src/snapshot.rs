@@ -14,7 +14,7 @@ use quorate_proto::{SessionId, Zxid};
 use crate::acl::Acl;
 use crate::data_tree::{DataTree, ROOT, Session};
 use crate::hash::IdMap;
-use crate::path::{self, PathError, ZnodePath};
+use crate::path::{self, PathError};
 use crate::stat::StatPersisted;
 use crate::znode::{NIL, Znode};
 
@@ -385,8 +385,8 @@ impl Restore {
         let parent = if path.is_empty() {
             NIL
         } else {
-            let parsed = ZnodePath::parse(path).map_err(RestoreError::BadPath)?;
-            let parent = path::parent(parsed.as_bytes()).expect("a parsed path has a slash");
+            path::check(path).map_err(RestoreError::BadPath)?;
+            let parent = path::parent(path).expect("a checked path has a slash");
             let parent = self.tree.find(parent).ok_or(RestoreError::NoParent)?;
             if self.tree.nodes[parent].is_ephemeral() {
                 return Err(RestoreError::EphemeralParent);
