@@ -27,8 +27,8 @@ impl ExpiryQueue {
         Self { tick_ns, buckets: BTreeMap::new(), spare: Vec::new() }
     }
 
-    pub(crate) const fn tick_ns(&self) -> u64 {
-        self.tick_ns
+    pub(crate) fn clear(&mut self) {
+        self.buckets.clear();
     }
 
     /// The bucket of `now + timeout`: `((now + timeout) / tick + 1) * tick`, so a session lives for

@@ -77,6 +77,14 @@ struct Tracked<O> {
     filed: Bucket,
 }
 
+/// A session that is known and not closing.
+fn alive<O>(
+    sessions: &mut IdMap<SessionId, Tracked<O>>,
+    session: SessionId,
+) -> Option<&mut Tracked<O>> {
+    sessions.get_mut(&session).filter(|tracked| !tracked.closing)
+}
+
 /// The leader's clocks and owners of sessions. `O` says whose connection a session came through: a
 /// client's of this server, or a learner's.
 #[derive(Debug)]
@@ -107,10 +115,8 @@ impl<O: Copy + Eq> SessionTracker<O> {
         now: Instant,
         sessions: impl IntoIterator<Item = (SessionId, Duration)>,
     ) {
-        *self = Self {
-            sessions: IdMap::default(),
-            queue: ExpiryQueue::new(Duration::from_nanos(self.queue.tick_ns())),
-        };
+        self.sessions.clear();
+        self.queue.clear();
         for (session, timeout) in sessions {
             self.add(session, timeout, None, now);
         }
@@ -121,9 +127,8 @@ impl<O: Copy + Eq> SessionTracker<O> {
     pub fn add(&mut self, session: SessionId, timeout: Duration, owner: Option<O>, now: Instant) {
         let due = self.queue.bucket(now, timeout);
         let fresh = Tracked { timeout, owner, closing: false, due, filed: due };
-        if let Some(tracked) = self.sessions.get_mut(&session)
+        if let Some(tracked) = alive(&mut self.sessions, session)
             && tracked.filed <= due
-            && !tracked.closing
         {
             // Its bucket lists it still; that of a closing session may be gone.
             *tracked = Tracked { filed: tracked.filed, ..fresh };
@@ -135,10 +140,7 @@ impl<O: Copy + Eq> SessionTracker<O> {
 
     /// The session was heard of: its time-out starts anew. False if it is unknown or closing.
     pub fn touch(&mut self, session: SessionId, now: Instant) -> bool {
-        let Some(tracked) = self.sessions.get_mut(&session) else { return false };
-        if tracked.closing {
-            return false;
-        }
+        let Some(tracked) = alive(&mut self.sessions, session) else { return false };
         tracked.due = tracked.due.max(self.queue.bucket(now, tracked.timeout));
         true
     }
@@ -146,11 +148,10 @@ impl<O: Copy + Eq> SessionTracker<O> {
     /// A client re-attached: touches the session and makes `owner` its owner (R32). False if it is
     /// unknown or closing; nothing changes then.
     pub fn revalidate(&mut self, session: SessionId, owner: O, now: Instant) -> bool {
-        let alive = self.touch(session, now);
-        if alive && let Some(tracked) = self.sessions.get_mut(&session) {
+        if let Some(tracked) = alive(&mut self.sessions, session) {
             tracked.owner = Some(owner);
         }
-        alive
+        self.touch(session, now)
     }
 
     /// Whether `owner` may make a request for the session. After a change of leader the first
@@ -159,18 +160,9 @@ impl<O: Copy + Eq> SessionTracker<O> {
     /// # Errors
     /// SessionExpired for an unknown or closing session, SessionMoved for another's.
     pub fn check_owner(&mut self, session: SessionId, owner: O) -> Result<(), ErrorCode> {
-        match self.sessions.get_mut(&session) {
-            None => Err(ErrorCode::SessionExpired),
-            Some(tracked) if tracked.closing => Err(ErrorCode::SessionExpired),
-            Some(tracked) => match tracked.owner {
-                Some(present) if present != owner => Err(ErrorCode::SessionMoved),
-                Some(_) => Ok(()),
-                None => {
-                    tracked.owner = Some(owner);
-                    Ok(())
-                }
-            },
-        }
+        let tracked = alive(&mut self.sessions, session).ok_or(ErrorCode::SessionExpired)?;
+        let present = *tracked.owner.get_or_insert(owner);
+        if present == owner { Ok(()) } else { Err(ErrorCode::SessionMoved) }
     }
 
     /// The session's owner, if a request or a revalidation named one.
@@ -181,10 +173,9 @@ impl<O: Copy + Eq> SessionTracker<O> {
     /// The session's closeSession is proposed: from here on it can do nothing. False if it is
     /// unknown or closing already.
     pub fn close(&mut self, session: SessionId) -> bool {
-        match self.sessions.get_mut(&session) {
-            Some(tracked) => !core::mem::replace(&mut tracked.closing, true),
-            None => false,
-        }
+        let Some(tracked) = alive(&mut self.sessions, session) else { return false };
+        tracked.closing = true;
+        true
     }
 
     /// The session's closeSession was applied.
@@ -197,8 +188,8 @@ impl<O: Copy + Eq> SessionTracker<O> {
     pub fn expire(&mut self, now: Instant, expired: &mut Vec<SessionId>) {
         while let Some((bucket, mut sessions)) = self.queue.take_due(now) {
             for session in sessions.drain(..) {
-                let Some(tracked) = self.sessions.get_mut(&session) else { continue };
-                if tracked.closing || tracked.filed != bucket {
+                let Some(tracked) = alive(&mut self.sessions, session) else { continue };
+                if tracked.filed != bucket {
                     continue;
                 }
                 if tracked.due > bucket {
