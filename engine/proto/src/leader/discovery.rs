@@ -16,7 +16,7 @@ pub(super) struct HistoryEnd {
     pub(super) last_zxid: Zxid,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Discovery {
     joined: VoterSet,
     promised: VoterSet,

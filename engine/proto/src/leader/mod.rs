@@ -450,7 +450,7 @@ impl<P: Clone> Leader<P> {
     }
 
     fn handle_accepted(&mut self, now: Instant, epoch: Epoch) {
-        match core::mem::replace(&mut self.stage, Stage::Broadcast) {
+        match self.stage {
             Stage::Opening(mut discovery) if epoch == self.epoch => {
                 discovery.promise(self.me);
                 self.stage = Stage::Promising(discovery);
@@ -465,11 +465,11 @@ impl<P: Clone> Leader<P> {
                 self.try_synchronize(now);
             }
             // A promise that this server made as a learner, confirmed late.
-            stage @ (Stage::Joining(_)
+            Stage::Joining(_)
             | Stage::Opening(_)
             | Stage::Promising(_)
             | Stage::Synchronization(_)
-            | Stage::Broadcast) => self.stage = stage,
+            | Stage::Broadcast => {}
         }
     }
 
@@ -643,15 +643,13 @@ impl<P: Clone> Leader<P> {
     // --- phases --------------------------------------------------------------------------------
 
     fn try_open(&mut self, now: Instant) {
-        let Stage::Joining(discovery) = &self.stage else { return };
+        let Stage::Joining(discovery) = self.stage else { return };
         if !discovery.is_joined_by_quorum(self.membership.verifier()) {
             return;
         }
         let Some(epoch) = discovery.next_epoch() else {
             return self.resign(ResignReason::EpochsExhausted);
         };
-        let stage = core::mem::replace(&mut self.stage, Stage::Broadcast);
-        let Stage::Joining(discovery) = stage else { unreachable!("the stage was just seen") };
         self.stage = Stage::Opening(discovery);
         self.epoch = epoch;
         self.phase_since = now;
