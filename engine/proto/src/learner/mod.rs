@@ -260,7 +260,7 @@ impl<P> Learner<P> {
                 self.note_commit(committed)
             }
             ToLearner::Commit { zxid } => {
-                self.expect_stream("COMMIT")?;
+                self.expect("COMMIT", self.in_stream())?;
                 self.note_commit(zxid)
             }
             ToLearner::Inform { zxid, txn } => {
@@ -269,12 +269,12 @@ impl<P> Learner<P> {
             }
             ToLearner::Ping { round, committed } => self.handle_ping(round, committed),
             ToLearner::Revalidate { session, valid } => {
-                self.expect_serving("REVALIDATE")?;
+                self.expect("REVALIDATE", self.is_serving())?;
                 self.effects.push_back(LearnerEffect::Revalidated { session, valid });
                 Ok(())
             }
             ToLearner::Sync { request } => {
-                self.expect_serving("SYNC")?;
+                self.expect("SYNC", self.is_serving())?;
                 self.announce_commit();
                 self.effects.push_back(LearnerEffect::Synced { request });
                 Ok(())
@@ -409,9 +409,7 @@ impl<P> Learner<P> {
     // --- discovery -----------------------------------------------------------------------------
 
     fn handle_leader_info(&mut self, epoch: Epoch) -> Result<(), ProtocolError> {
-        if self.stage != Stage::Introduced {
-            return Err(self.out_of_phase("LEADERINFO"));
-        }
+        self.expect("LEADERINFO", self.stage == Stage::Introduced)?;
         let accepted = self.accepted_epoch;
         let bound = match self.role {
             LearnerRole::Follower => accepted,
@@ -450,13 +448,13 @@ impl<P> Learner<P> {
 
     /// DIFF: its zxid is a target and is not adopted (ZOOKEEPER-2355).
     fn handle_diff(&mut self) -> Result<(), ProtocolError> {
-        self.expect_plan("DIFF")?;
+        self.expect("DIFF", self.stage == Stage::Promised)?;
         self.stage = Stage::Streaming { base: self.history.last(), after_snapshot: false };
         Ok(())
     }
 
     fn handle_trunc(&mut self, to: Zxid) -> Result<(), ProtocolError> {
-        self.expect_plan("TRUNC")?;
+        self.expect("TRUNC", self.stage == Stage::Promised)?;
         if to < self.committed {
             return Err(ProtocolError::CannotTruncate { to, committed: self.committed });
         }
@@ -475,7 +473,7 @@ impl<P> Learner<P> {
     }
 
     fn handle_snap(&mut self, zxid: Zxid) -> Result<(), ProtocolError> {
-        self.expect_plan("SNAP")?;
+        self.expect("SNAP", self.stage == Stage::Promised)?;
         self.stage = Stage::Receiving { zxid };
         self.log.installing = Some(zxid);
         self.effects.push_back(LearnerEffect::BeginSnapshot { zxid });
@@ -504,7 +502,7 @@ impl<P> Learner<P> {
         zxid: Zxid,
         txn: P,
     ) -> Result<(), ProtocolError> {
-        self.expect_stream(packet)?;
+        self.expect(packet, self.in_stream())?;
         let after = self.history.last();
         if let Stage::Streaming { base, after_snapshot: true } = self.stage
             && zxid <= base
@@ -570,17 +568,11 @@ impl<P> Learner<P> {
 
     /// Answered in every phase from the promise on, so that the leader sees life.
     fn handle_ping(&mut self, round: u64, committed: Zxid) -> Result<(), ProtocolError> {
-        match self.stage {
-            Stage::Connecting | Stage::Introduced | Stage::Accepting => {
-                return Err(self.out_of_phase("PING"));
-            }
+        if self.in_stream() {
+            self.note_commit(committed)?;
+        } else {
             // A leader may PING before the stream; its commits are not what we have received.
-            Stage::Promised | Stage::Receiving { .. } => {}
-            Stage::Streaming { .. }
-            | Stage::Flushing { .. }
-            | Stage::Opening { .. }
-            | Stage::Level { .. }
-            | Stage::Serving => self.note_commit(committed)?,
+            self.expect("PING", self.is_receiving() || self.stage == Stage::Promised)?;
         }
         self.effects.push_back(LearnerEffect::AnswerPing { round });
         Ok(())
@@ -619,38 +611,24 @@ impl<P> Learner<P> {
 
     // --- what is expected ----------------------------------------------------------------------
 
-    fn expect_plan(&self, packet: &'static str) -> Result<(), ProtocolError> {
-        match self.stage {
-            Stage::Promised => Ok(()),
-            Stage::Connecting
-            | Stage::Introduced
-            | Stage::Accepting
-            | Stage::Receiving { .. }
-            | Stage::Streaming { .. }
-            | Stage::Flushing { .. }
-            | Stage::Opening { .. }
-            | Stage::Level { .. }
-            | Stage::Serving => Err(self.out_of_phase(packet)),
-        }
+    const fn expect(&self, packet: &'static str, holds: bool) -> Result<(), ProtocolError> {
+        if holds { Ok(()) } else { Err(self.out_of_phase(packet)) }
     }
 
-    fn expect_stream(&self, packet: &'static str) -> Result<(), ProtocolError> {
+    /// Whether proposals and commits may come.
+    const fn in_stream(&self) -> bool {
         match self.stage {
             Stage::Streaming { .. }
             | Stage::Flushing { .. }
             | Stage::Opening { .. }
             | Stage::Level { .. }
-            | Stage::Serving => Ok(()),
+            | Stage::Serving => true,
             Stage::Connecting
             | Stage::Introduced
             | Stage::Accepting
             | Stage::Promised
-            | Stage::Receiving { .. } => Err(self.out_of_phase(packet)),
+            | Stage::Receiving { .. } => false,
         }
-    }
-
-    fn expect_serving(&self, packet: &'static str) -> Result<(), ProtocolError> {
-        if self.is_serving() { Ok(()) } else { Err(self.out_of_phase(packet)) }
     }
 
     const fn out_of_phase(&self, packet: &'static str) -> ProtocolError {
