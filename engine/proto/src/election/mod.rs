@@ -163,7 +163,7 @@ impl Election {
         };
         self.stage = Stage::Looking(looking);
         self.count_own_vote();
-        self.notify_voters();
+        self.notify_all(false);
         self.conclude(now);
     }
 
@@ -172,11 +172,7 @@ impl Election {
     pub fn settle(&mut self, state: PeerState, vote: Vote) {
         assert!(state != PeerState::Looking, "settled without a role");
         self.stage = Stage::Settled { state, vote, round: self.round, established: false };
-        let everybody = self.membership.voters().iter().chain(self.membership.observers());
-        let peers: Vec<ServerId> = everybody.copied().filter(|sid| *sid != self.sid).collect();
-        for to in peers {
-            self.notify(to);
-        }
+        self.notify_all(true);
     }
 
     /// The leader's epoch is established here: all members now show the same vote
@@ -226,10 +222,9 @@ impl Election {
 
     /// The link to a server came up: whatever it last heard from us may have been lost.
     pub fn handle_connected(&mut self, _now: Instant, sid: ServerId) {
-        if sid == self.sid || matches!(self.stage, Stage::Idle) {
-            return;
+        if sid != self.sid {
+            self.notify(sid);
         }
-        self.notify(sid);
     }
 
     /// Sends the vote again, or ends the quiet time, whichever is due.
@@ -242,7 +237,7 @@ impl Election {
             if looking.interval >= self.config.notification_interval_min * 4 {
                 self.shunned = None;
             }
-            self.notify_voters();
+            self.notify_all(false);
         }
         self.conclude(now);
     }
@@ -280,8 +275,10 @@ impl Election {
                 if let (Some(own), Some(proposal)) = (looking.own, looking.proposal) {
                     assert!(!self.is_better(own, proposal), "a proposal worse than the own vote");
                 }
+                let supporters = self.supporters(looking);
                 assert!(
-                    looking.finalize_at.is_none() || self.has_quorum(looking),
+                    looking.finalize_at.is_none()
+                        || self.membership.verifier().contains_quorum(supporters),
                     "a quiet time without a quorum"
                 );
             }
@@ -314,10 +311,10 @@ impl Election {
             self.count_own_vote();
             self.adopt_better(heard.vote);
             self.restart_interval(now);
-            self.notify_voters();
+            self.notify_all(false);
         } else if self.adopt_better(heard.vote) {
             self.restart_interval(now);
-            self.notify_voters();
+            self.notify_all(false);
         }
         self.count(voter, heard.vote);
     }
@@ -387,8 +384,9 @@ impl Election {
             self.round = found.round;
             return self.elect(found.vote);
         }
-        let has_quorum = self.has_quorum(looking);
-        let all_agree = self.supporters(looking).len() == self.membership.voters().len();
+        let supporters = self.supporters(looking);
+        let has_quorum = self.membership.verifier().contains_quorum(supporters);
+        let all_agree = supporters.len() == self.membership.voters().len();
         let wait = self.config.finalize_wait;
         let Stage::Looking(looking) = &mut self.stage else { return };
         if !has_quorum {
@@ -411,19 +409,15 @@ impl Election {
         }
     }
 
+    /// Who agrees with our proposal; nobody if that may not be elected.
     fn supporters(&self, looking: &Looking) -> VoterSet {
-        let Some(proposal) = looking.proposal else { return VoterSet::EMPTY };
+        let electable = |vote: &Vote| self.membership.is_electable(vote.leader);
+        let Some(proposal) = looking.proposal.filter(electable) else { return VoterSet::EMPTY };
         let agreeing = looking.received.iter().enumerate();
         agreeing
             .filter(|(_, vote)| **vote == Some(proposal))
             .map(|(voter, _)| VoterIndex(voter as u8))
             .collect()
-    }
-
-    fn has_quorum(&self, looking: &Looking) -> bool {
-        let electable =
-            looking.proposal.is_some_and(|vote| self.membership.is_electable(vote.leader));
-        electable && self.membership.verifier().contains_quorum(self.supporters(looking))
     }
 
     /// A leader that says so itself, with a quorum that names it. Round, zxid and peer epoch are not
@@ -476,13 +470,13 @@ impl Election {
         }
     }
 
-    fn notify_voters(&mut self) {
-        for index in 0..self.membership.voters().len() {
-            let to = self.membership.voters()[index];
-            if to != self.sid {
-                self.notify(to);
-            }
-        }
+    /// Tells all voters but ourselves, and the observers if they must know.
+    fn notify_all(&mut self, observers: bool) {
+        let Some(notification) = self.current_notification() else { return };
+        let observers = if observers { self.membership.observers() } else { &[] };
+        let everybody = self.membership.voters().iter().chain(observers);
+        let peers = everybody.copied().filter(|to| *to != self.sid);
+        self.effects.extend(peers.map(|to| ElectionEffect::Notify { to, notification }));
     }
 
     /// Answers a server that looks and whose vote does not count, or need not count here. While we
@@ -513,9 +507,7 @@ impl Election {
     fn withdraw(&mut self, voter: VoterIndex) {
         if let Stage::Looking(looking) = &mut self.stage {
             looking.settled[usize::from(voter.0)] = None;
-            if self.membership.voters()[usize::from(voter.0)] != self.sid {
-                looking.received[usize::from(voter.0)] = None;
-            }
+            looking.received[usize::from(voter.0)] = None;
         }
     }
 }
