@@ -4,7 +4,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::{Epoch, Zxid};
+use crate::Zxid;
 
 /// A ring of proposals. Within an epoch counters are consecutive, so a zxid's place is arithmetic.
 #[derive(Debug)]
@@ -29,10 +29,8 @@ impl<P> Outstanding<P> {
     /// Drops what is older than the last `committed_max` committed entries.
     pub(super) fn trim(&mut self, committed: Zxid) {
         let kept_from = self.place_after(committed).saturating_sub(self.committed_max);
-        for _ in 0..kept_from {
-            if let Some((zxid, _)) = self.ring.pop_front() {
-                self.after = zxid;
-            }
+        if let Some((zxid, _)) = self.ring.drain(..kept_from).next_back() {
+            self.after = zxid;
         }
     }
 
@@ -54,17 +52,13 @@ impl<P> Outstanding<P> {
         self.ring.back().map_or(self.after, |(zxid, _)| *zxid)
     }
 
-    fn epoch(&self) -> Option<Epoch> {
-        self.ring.front().map(|(zxid, _)| zxid.epoch())
-    }
-
     /// How many entries lie at or below `zxid`.
     fn place_after(&self, zxid: Zxid) -> usize {
         match self.ring.front() {
             Some((front, _)) if zxid >= *front => {
-                if Some(zxid.epoch()) == self.epoch() {
-                    let place = u64::from(zxid.counter() - front.counter()) + 1;
-                    usize::try_from(place).unwrap_or(usize::MAX).min(self.ring.len())
+                if zxid.epoch() == front.epoch() {
+                    let place = (zxid.counter() - front.counter()) as usize + 1;
+                    place.min(self.ring.len())
                 } else {
                     self.ring.len()
                 }
@@ -87,6 +81,7 @@ impl<P> Outstanding<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Epoch;
     use alloc::vec::Vec;
 
     fn z(epoch: u32, counter: u32) -> Zxid {
