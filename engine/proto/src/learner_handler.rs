@@ -279,18 +279,9 @@ impl LearnerHandler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{TICKS, at, z};
     use crate::{Epoch, ServerId, SessionId};
     use core::time::Duration;
-
-    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_nanos(millis * 1_000_000)
-    }
-
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
 
     fn ack(zxid: Zxid) -> ToLeader<()> {
         ToLeader::Ack { zxid }

@@ -19,6 +19,8 @@ pub mod learner_handler;
 pub mod packet;
 pub mod quorum;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod zxid;
 

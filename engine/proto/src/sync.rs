@@ -137,18 +137,7 @@ pub fn plan_sync(learner_last: Zxid, ours: &HistoryIndex) -> SyncPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
-
-    fn history(floor: Zxid, zxids: &[Zxid]) -> HistoryIndex {
-        let mut index = HistoryIndex::new(floor);
-        for zxid in zxids {
-            index.append(*zxid);
-        }
-        index
-    }
+    use crate::testing::{history, z};
 
     #[test]
     fn a_learner_inside_our_history_gets_a_diff() {

@@ -113,17 +113,17 @@ impl fmt::Display for Zxid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::z;
 
     #[test]
     fn the_counter_ends_before_it_spills_into_the_epoch() {
-        let last = Zxid::new(Epoch::new(3), Zxid::COUNTER_MAX);
+        let last = z(3, Zxid::COUNTER_MAX);
         assert_eq!(last.next(), None);
-        assert_eq!(Zxid::new(Epoch::new(3), 7).next(), Some(Zxid::new(Epoch::new(3), 8)));
+        assert_eq!(z(3, 7).next(), Some(z(3, 8)));
     }
 
     #[test]
     fn only_the_next_counter_or_the_first_of_a_later_epoch_follows() {
-        let z = |e, c| Zxid::new(Epoch::new(e), c);
         assert!(z(1, 2).follows(z(1, 1)));
         assert!(z(1, 1).follows(z(1, 0)));
         assert!(z(1, 1).follows(Zxid::ZERO));

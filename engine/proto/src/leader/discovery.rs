@@ -84,9 +84,9 @@ pub(crate) fn plausible_limit(known: Epoch) -> Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::z;
 
-    const OURS: HistoryEnd =
-        HistoryEnd { current_epoch: Epoch::new(4), last_zxid: Zxid::new(Epoch::new(4), 9) };
+    const OURS: HistoryEnd = HistoryEnd { current_epoch: Epoch::new(4), last_zxid: z(4, 9) };
 
     #[test]
     fn the_epoch_is_one_above_everybody_who_joined_and_observers_do_not_make_a_quorum() {
@@ -106,7 +106,7 @@ mod tests {
         let discovery = Discovery::new(VoterIndex(0), Epoch::new(4), OURS);
         let end = |current, epoch, counter| HistoryEnd {
             current_epoch: Epoch::new(current),
-            last_zxid: Zxid::new(Epoch::new(epoch), counter),
+            last_zxid: z(epoch, counter),
         };
         assert!(!discovery.is_ahead(end(4, 4, 9)));
         assert!(discovery.is_ahead(end(4, 4, 10)));

@@ -751,28 +751,16 @@ impl<P: Clone> Leader<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{TICKS, at, history, z};
     use alloc::vec;
-    use core::time::Duration;
 
     type Effects = Vec<LeaderEffect<u32>>;
 
-    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
-
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_nanos(millis * 1_000_000)
-    }
-
     fn start(accepted: u32) -> LeaderStart {
-        let mut history = HistoryIndex::new(Zxid::ZERO);
-        history.append(z(1, 1));
         LeaderStart {
             accepted_epoch: Epoch::new(accepted),
             current_epoch: Epoch::new(1),
-            history,
+            history: history(Zxid::ZERO, &[z(1, 1)]),
             committed: Zxid::ZERO,
             window_max: 2,
         }

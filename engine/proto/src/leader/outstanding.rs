@@ -81,12 +81,8 @@ impl<P> Outstanding<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Epoch;
+    use crate::testing::z;
     use alloc::vec::Vec;
-
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
 
     fn counters(ring: &Outstanding<u32>, after: Zxid, through: Zxid) -> Option<Vec<u32>> {
         ring.range(after, through).map(|range| range.map(|(_, txn)| *txn).collect())

@@ -103,22 +103,11 @@ impl Synchronization {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
-
-    fn history(zxids: &[Zxid]) -> HistoryIndex {
-        let mut history = HistoryIndex::new(Zxid::ZERO);
-        for zxid in zxids {
-            history.append(*zxid);
-        }
-        history
-    }
+    use crate::testing::{history, z};
 
     #[test]
     fn before_establishment_the_stream_ends_at_the_whole_history() {
-        let ours = history(&[z(1, 1), z(1, 2), z(1, 3)]);
+        let ours = history(Zxid::ZERO, &[z(1, 1), z(1, 2), z(1, 3)]);
         assert_eq!(
             plan(z(1, 1), &ours, z(1, 2), false),
             (SyncPlan::Diff { after: z(1, 1) }, z(1, 3))
@@ -127,7 +116,7 @@ mod tests {
 
     #[test]
     fn after_establishment_the_stream_ends_at_the_commit_or_where_the_learner_is() {
-        let ours = history(&[z(1, 1), z(2, 1), z(2, 2), z(2, 3), z(2, 4)]);
+        let ours = history(Zxid::ZERO, &[z(1, 1), z(2, 1), z(2, 2), z(2, 3), z(2, 4)]);
         assert_eq!(
             plan(z(1, 1), &ours, z(2, 2), true),
             (SyncPlan::Diff { after: z(1, 1) }, z(2, 2))

@@ -679,25 +679,16 @@ impl<P> Learner<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{TICKS, history, z};
     use alloc::vec::Vec;
-    use core::time::Duration;
 
-    const TICKS: Ticks = Ticks { tick: Duration::from_millis(200), init_limit: 10, sync_limit: 5 };
     const NOW: Instant = Instant::ZERO;
 
-    fn z(epoch: u32, counter: u32) -> Zxid {
-        Zxid::new(Epoch::new(epoch), counter)
-    }
-
     fn learner(role: LearnerRole) -> Learner<u32> {
-        let mut history = HistoryIndex::new(Zxid::ZERO);
-        for zxid in [z(1, 1), z(1, 2), z(1, 3)] {
-            history.append(zxid);
-        }
         let start = LearnerStart {
             accepted_epoch: Epoch::new(1),
             current_epoch: Epoch::new(1),
-            history,
+            history: history(Zxid::ZERO, &[z(1, 1), z(1, 2), z(1, 3)]),
             durable: z(1, 3),
             committed: z(1, 1),
         };

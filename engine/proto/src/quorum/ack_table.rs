@@ -107,7 +107,7 @@ impl<T: Copy + Ord + Default> AckTable<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quorum::tests_lcg::Lcg;
+    use crate::testing::Lcg;
 
     #[test]
     fn the_table_agrees_with_a_plain_array_under_random_raises_and_losses() {

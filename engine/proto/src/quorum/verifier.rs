@@ -89,7 +89,7 @@ impl QuorumVerifier {
 mod tests {
     use super::*;
     use crate::Zxid;
-    use crate::quorum::tests_lcg::Lcg;
+    use crate::testing::Lcg;
 
     /// Tries every value: the highest one whose set of voters is a quorum.
     fn dumb_twin(verifier: &QuorumVerifier, acked: &[u64]) -> u64 {

@@ -203,11 +203,7 @@ impl Ensemble {
     /// Proposes at a server that leads; false if it does not.
     pub fn propose(&mut self, sid: ServerId, txn: &str) -> bool {
         let now = self.now;
-        let node = self.nodes.get_mut(&sid).expect("a configured server");
-        let Role::Leading(leader) = &mut node.role else { return false };
-        if leader.phase() != LeaderPhase::Broadcast {
-            return false;
-        }
+        let Some(leader) = self.established(sid) else { return false };
         let last = leader.last_proposed().max(leader.epoch().start());
         let Some(zxid) = last.next() else { return false };
         leader.propose(now, zxid, txn.to_string());
@@ -217,15 +213,19 @@ impl Ensemble {
 
     pub fn sync(&mut self, sid: ServerId, token: u64) -> bool {
         let now = self.now;
-        let node = self.nodes.get_mut(&sid).expect("a configured server");
-        let Role::Leading(leader) = &mut node.role else { return false };
-        if leader.phase() != LeaderPhase::Broadcast {
-            return false;
-        }
-        self.oracle.sync_asked(sid, token);
+        let Some(leader) = self.established(sid) else { return false };
         leader.sync(now, token);
+        self.oracle.sync_asked(sid, token);
         self.drain(sid);
         true
+    }
+
+    /// The machine of a server that leads and may propose.
+    fn established(&mut self, sid: ServerId) -> Option<&mut Leader<String>> {
+        match &mut self.nodes.get_mut(&sid).expect("a configured server").role {
+            Role::Leading(leader) if leader.phase() == LeaderPhase::Broadcast => Some(leader),
+            _ => None,
+        }
     }
 
     // --- what happens by itself ----------------------------------------------------------------
@@ -370,7 +370,7 @@ impl Ensemble {
             "elects",
             &format!("{} in round {}", vote.leader, { self.nodes[&sid].election.round() }),
         );
-        let is_observer = self.membership.is_observer(sid);
+        let role = self.learner_role(sid);
         let membership = self.membership.clone();
         let node = self.nodes.get_mut(&sid).expect("a configured server");
         let (accepted_epoch, current_epoch) = (node.disk.accepted, node.disk.current);
@@ -381,10 +381,9 @@ impl Ensemble {
                 LeaderStart { accepted_epoch, current_epoch, history, committed, window_max };
             node.role = Role::Leading(Leader::new(now, sid, membership, ticks, start));
         } else {
-            let (state, role) = if is_observer {
-                (PeerState::Observing, LearnerRole::Observer)
-            } else {
-                (PeerState::Following, LearnerRole::Follower)
+            let state = match role {
+                LearnerRole::Follower => PeerState::Following,
+                LearnerRole::Observer => PeerState::Observing,
             };
             node.election.settle(state, vote);
             let durable = history.last();
@@ -396,8 +395,12 @@ impl Ensemble {
         }
     }
 
+    fn learner_role(&self, sid: ServerId) -> LearnerRole {
+        if self.membership.is_observer(sid) { LearnerRole::Observer } else { LearnerRole::Follower }
+    }
+
     fn connect(&mut self, sid: ServerId) {
-        let (now, ticks) = (self.now, self.ticks);
+        let (now, ticks, role) = (self.now, self.ticks, self.learner_role(sid));
         let Role::Learning(_, link) = &self.nodes[&sid].role else { return };
         let leader = link.leader;
         let listens = !self.is_cut(sid, leader)
@@ -413,11 +416,6 @@ impl Ensemble {
             return;
         }
         link.retry_at = None;
-        let role = if self.membership.is_observer(sid) {
-            LearnerRole::Observer
-        } else {
-            LearnerRole::Follower
-        };
         let conn = Conn {
             leader,
             handler: LearnerHandler::new(now, ticks),
