@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 
 use quorate_proto::{HistoryIndex, Zxid};
 use quorate_wire::Frame;
+use quorate_wire::native::proposal::proposal_committed;
 
 use crate::disk::{BLOCK_SIZE, FileId, OpId};
 use crate::ops::{Ops, Owner};
-use crate::record::committed_of;
 use crate::segment::{BLOCK_HEADER_LEN, BlockHeader, SegmentHeader, block_len};
 use crate::supply::MadeSegment;
 
@@ -411,7 +411,7 @@ impl Log {
         parts.push(Frame::default());
         let (after, mut last) = (self.written, self.written);
         for record in batch {
-            self.committed = self.committed.max(committed_of(&record.frame));
+            self.committed = self.committed.max(proposal_committed(&record.frame));
             last = record.zxid;
             parts.push(record.frame.clone());
         }

@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use quorate_proto::{Epoch, HistoryIndex, Zxid};
 use quorate_wire::Frame;
+use quorate_wire::native::proposal::proposal_committed;
 
 use crate::config::StoreConfig;
 use crate::disk::{BLOCK_SIZE, DiskError, FileId, Listing, OpenMode};
@@ -24,7 +25,6 @@ use crate::event::{StoreEvent, TailFault};
 use crate::log::Segment;
 use crate::name::{self, FileName};
 use crate::ops::{Ops, Owner};
-use crate::record::committed_of;
 use crate::retention::KeptSnapshot;
 use crate::segment::{BlockHeader, Origin, Parsed, SegmentHeader, SegmentReader, part};
 use crate::snapshot::{SnapshotHeader, SnapshotPart, SnapshotReader};
@@ -632,7 +632,7 @@ impl Recovery {
                         return Ok(());
                     }
                     segment.last = zxid;
-                    self.committed = self.committed.max(committed_of(&frame));
+                    self.committed = self.committed.max(proposal_committed(&frame));
                     if zxid > snapshot {
                         events.push_back(StoreEvent::Record { zxid, frame });
                     }

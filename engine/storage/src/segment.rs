@@ -463,9 +463,9 @@ mod tests {
     use alloc::vec::Vec;
 
     use quorate_proto::Epoch;
+    use quorate_wire::native::proposal::ProposalEncoder;
 
     use super::*;
-    use crate::record::encode_record;
 
     pub(crate) fn header(origin: Origin) -> SegmentHeader {
         SegmentHeader {
@@ -491,10 +491,13 @@ mod tests {
         let mut bytes = header.encode().to_vec();
         bytes.resize(BLOCK_SIZE, 0);
         let mut chain = header.chain_start().unwrap_or(0);
+        let mut encoder = ProposalEncoder::new();
         for run in runs {
             let mut payload = Vec::new();
             for counter in *run {
-                encode_record(1, z(*counter), Zxid::ZERO, &[*counter as u8; 3000], &mut payload);
+                let body = encoder.begin(z(*counter), Zxid::ZERO);
+                body.extend_from_slice(&[*counter as u8; 3000]);
+                payload.extend_from_slice(&encoder.finish());
             }
             let block = BlockHeader {
                 seq: header.seq,

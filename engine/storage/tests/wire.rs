@@ -2,9 +2,9 @@
 
 mod rig;
 
+use quorate_storage::StoreEvent;
 use quorate_storage::record::RecordHeader;
-use quorate_storage::{StoreEvent, record};
-use quorate_wire::native::proposal::{ProposalEncoder, verify_proposal};
+use quorate_wire::native::proposal::ProposalEncoder;
 use rig::{FakeDisk, Rig, small, z};
 
 #[test]
@@ -31,11 +31,4 @@ fn a_proposal_is_a_record_and_comes_back_byte_for_byte() {
     });
     assert_eq!(found.collect::<Vec<_>>(), frames);
     assert_eq!(recovered.committed_hint, z(1, 8), "the watermark that rides is found again");
-}
-
-#[test]
-fn a_record_made_here_is_a_proposal_there() {
-    let mut bytes = Vec::new();
-    record::encode_record(2, z(3, 4), z(3, 1), b"txn", &mut bytes);
-    assert_eq!(verify_proposal(&bytes), Ok(z(3, 4)));
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use quorate_proto::{Durable, Epoch, ServerId, Zxid};
 use quorate_storage::disk::{BLOCK_SIZE, DiskError, DiskOutput, FileId, OpenMode};
-use quorate_storage::record::encode_record;
 use quorate_storage::{DiskDone, DiskOp, Recovered, Store, StoreConfig, StoreEvent};
 use quorate_wire::Frame;
+use quorate_wire::native::proposal::ProposalEncoder;
 
 pub(crate) const SECTOR: usize = 512;
 
@@ -354,10 +354,10 @@ pub(crate) fn z(epoch: u32, counter: u32) -> Zxid {
 }
 
 pub(crate) fn record(zxid: Zxid, len: usize) -> Frame {
-    let mut bytes = Vec::new();
-    let body: Vec<u8> = (0..len).map(|at| (zxid.as_u64() as usize + at) as u8).collect();
-    encode_record(2, zxid, Zxid::ZERO, &body, &mut bytes);
-    Frame::copy_from(&bytes)
+    let mut encoder = ProposalEncoder::with_blocks(len, 0);
+    let body = encoder.begin(zxid, Zxid::ZERO);
+    body.extend((0..len).map(|at| (zxid.as_u64() as usize + at) as u8));
+    encoder.finish()
 }
 
 /// Everything small, so that a few operations reach every case.

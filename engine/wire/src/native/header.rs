@@ -308,15 +308,23 @@ pub fn open(frame: &[u8]) -> Result<Opened<'_>, DecodeError> {
 pub fn verify(frame: &[u8]) -> Result<Opened<'_>, DecodeError> {
     let opened = open(frame)?;
     let header = Header::read(frame).ok_or(DecodeError::Truncated { what: "frame header" })?;
-    let got = header.checksum.to_native();
+    let (got, computed) = (header.checksum.to_native(), checksum(frame));
+    if got == computed { Ok(opened) } else { Err(DecodeError::BadChecksum { got, computed }) }
+}
+
+/// The checksum that a frame should carry. Its reserved field counts as 0, whatever it holds.
+///
+/// # Panics
+/// If `frame` is shorter than a header.
+#[inline]
+pub fn checksum(frame: &[u8]) -> u32 {
     let mut zeroed = [0; HEADER_LEN];
     zeroed[..CHECKSUM_AT].copy_from_slice(&frame[..CHECKSUM_AT]);
     let computed = crc32c::crc32c(&zeroed);
-    let computed = match opened.body {
+    match &frame[HEADER_LEN..] {
         [] => computed,
         body => crc32c::crc32c_append(computed, body),
-    };
-    if got == computed { Ok(opened) } else { Err(DecodeError::BadChecksum { got, computed }) }
+    }
 }
 
 /// Writes the header, with its checksum, into the first bytes of a frame whose body is there.
