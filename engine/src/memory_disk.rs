@@ -42,7 +42,7 @@ impl MemoryDisk {
                     DiskOutput::Done
                 }),
             ),
-            DiskOp::Sync { id, .. } | DiskOp::SyncDir { id, .. } => (id, Ok(DiskOutput::Done)),
+            DiskOp::Sync { id, .. } | DiskOp::SyncDir { id } => (id, Ok(DiskOutput::Done)),
             DiskOp::Read { id, file, offset, len } => (
                 id,
                 self.file(file).map(|bytes| {

@@ -115,12 +115,10 @@ pub enum DiskOp {
         /// The path.
         path: String,
     },
-    /// Makes creations, renames and removals in a directory durable (`""` is the data directory).
+    /// Makes creations, renames and removals in the data directory durable.
     SyncDir {
         /// The operation.
         id: OpId,
-        /// The directory.
-        path: String,
     },
 }
 

@@ -112,7 +112,7 @@ impl Ops {
 
     pub(crate) fn sync_dir(&mut self, owner: Owner) {
         let id = self.begin(owner);
-        self.queue.push_back(DiskOp::SyncDir { id, path: String::new() });
+        self.queue.push_back(DiskOp::SyncDir { id });
     }
 
     fn begin(&mut self, owner: Owner) -> OpId {

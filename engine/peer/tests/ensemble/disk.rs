@@ -133,7 +133,7 @@ impl Disk {
                 self.names.remove(&path);
                 id
             }
-            DiskOp::SyncDir { id, .. } => {
+            DiskOp::SyncDir { id } => {
                 self.durable_names = self.names.clone();
                 id
             }

@@ -134,8 +134,7 @@ enum Job {
     Read { file: FileId, read: Read },
     Rename { from: CString, to: CString },
     Remove { path: CString },
-    OpenDir { path: CString },
-    SyncDir { path: CString, dir: Option<File> },
+    SyncDir,
 }
 
 #[derive(Debug)]
@@ -216,7 +215,7 @@ impl DiskRing {
             | DiskOp::Close { file } => self.enqueue(file, op),
             DiskOp::Rename { id, from, to } => self.rename(id, &from, &to),
             DiskOp::Remove { id, path } => self.remove(id, &path),
-            DiskOp::SyncDir { id, path } => self.sync_dir(id, &path),
+            DiskOp::SyncDir { id } => self.sync_dir(id),
         }
     }
 
@@ -491,22 +490,10 @@ impl DiskRing {
         unsafe { self.fly(id, Job::Remove { path }, entry) };
     }
 
-    fn sync_dir(&mut self, id: OpId, path: &str) {
-        if path.is_empty() {
-            let entry = opcode::Fsync::new(types::Fd(self.dir.as_raw_fd())).build();
-            let job = Job::SyncDir { path: CString::default(), dir: None };
-            // SAFETY: points to nothing.
-            return unsafe { self.fly(id, job, entry) };
-        }
-        let Some(path) = relative(path) else {
-            let what = format!("sync directory {path}");
-            return self.report(id, Err(DiskError { what, errno: libc::EINVAL }));
-        };
-        let entry = opcode::OpenAt::new(types::Fd(self.dir.as_raw_fd()), path.as_ptr())
-            .flags(libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC)
-            .build();
-        // SAFETY: the path's bytes are on the heap and stay in the job.
-        unsafe { self.fly(id, Job::OpenDir { path }, entry) };
+    fn sync_dir(&mut self, id: OpId) {
+        let entry = opcode::Fsync::new(types::Fd(self.dir.as_raw_fd())).build();
+        // SAFETY: points to nothing.
+        unsafe { self.fly(id, Job::SyncDir, entry) };
     }
 
     // Under way and done.
@@ -596,11 +583,9 @@ impl DiskRing {
                 let result = if result == Err(libc::ENOENT) { Ok(0) } else { result };
                 self.report_done(id, result, || format!("remove {path:?}"));
             }
-            Job::OpenDir { path } => self.land_open_dir(id, path, result),
-            Job::SyncDir { path, dir } => {
-                drop(dir);
+            Job::SyncDir => {
                 let dir_path = self.dir_path.clone();
-                self.report_done(id, result, || format!("sync directory {dir_path:?}/{path:?}"));
+                self.report_done(id, result, || format!("sync directory {dir_path:?}"));
             }
         }
     }
@@ -681,19 +666,6 @@ impl DiskRing {
         }
     }
 
-    fn land_open_dir(&mut self, id: OpId, path: CString, result: Result<u32, i32>) {
-        match result {
-            Ok(fd) => {
-                // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
-                let dir = File::from(unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) });
-                let entry = opcode::Fsync::new(types::Fd(dir.as_raw_fd())).build();
-                // SAFETY: points to nothing.
-                unsafe { self.fly(id, Job::SyncDir { path, dir: Some(dir) }, entry) };
-            }
-            Err(_) => self.report_done(id, result, || format!("open directory {path:?}")),
-        }
-    }
-
     fn path(&self, file: FileId) -> String {
         self.files.get(&file).map(|file| file.path.clone()).unwrap_or_default()
     }
@@ -743,10 +715,7 @@ impl Job {
             | Self::Allocate { file, .. }
             | Self::Sync { file }
             | Self::Read { file, .. } => Some(*file),
-            Self::Rename { .. }
-            | Self::Remove { .. }
-            | Self::OpenDir { .. }
-            | Self::SyncDir { .. } => None,
+            Self::Rename { .. } | Self::Remove { .. } | Self::SyncDir => None,
         }
     }
 }

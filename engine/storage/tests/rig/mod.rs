@@ -258,8 +258,7 @@ impl FakeDisk {
                 self.change(DirChange::Remove(path));
                 id
             }
-            DiskOp::SyncDir { id, path } => {
-                assert_eq!(path, "");
+            DiskOp::SyncDir { id } => {
                 self.durable_dir = self.dir.clone();
                 self.dir_changes.clear();
                 id
