@@ -109,8 +109,12 @@ struct Sweeping {
     later: usize,
     first_later: Option<u64>,
     durable_max: Zxid,
-    /// It must have no block at all: the segment before it already ended.
-    must_be_empty: bool,
+}
+
+impl Sweeping {
+    fn new(offset: u64, reason: Reason) -> Self {
+        Self { offset, reason, later: 0, first_later: None, durable_max: Zxid::ZERO }
+    }
 }
 
 #[derive(Debug)]
@@ -144,8 +148,7 @@ struct Progress {
     segments: Vec<Segment>,
     history: Option<HistoryIndex>,
     chain: Option<u32>,
-    /// The last record of the log was read; what follows must be empty.
-    ended: bool,
+    /// How the log ends, once its last record was read; what follows must be empty.
     tail: Option<TailFault>,
     next: Option<SegmentHeader>,
 }
@@ -580,16 +583,9 @@ impl Recovery {
                 return Stage::Done;
             }
         };
-        if self.scan.ended {
-            let fault = Sweeping {
-                offset: BLOCK_SIZE as u64,
-                reason: Reason::Blank,
-                later: 0,
-                first_later: None,
-                durable_max: Zxid::ZERO,
-                must_be_empty: true,
-            };
-            return Stage::Sweep { at: BLOCK_SIZE as u64, fault };
+        if self.scan.tail.is_some() {
+            let at = BLOCK_SIZE as u64;
+            return Stage::Sweep { at, fault: Sweeping::new(at, Reason::Blank) };
         }
         let last = self.scan.history.as_ref().expect("the scan began").last();
         self.scan.segments.push(Segment::new(header, last));
@@ -681,16 +677,8 @@ impl Recovery {
             self.finish();
             return;
         }
-        let fault = Sweeping {
-            offset,
-            reason,
-            later: 0,
-            first_later: None,
-            durable_max: Zxid::ZERO,
-            must_be_empty: false,
-        };
         self.clear_window();
-        self.stage = Stage::Sweep { at: behind, fault };
+        self.stage = Stage::Sweep { at: behind, fault: Sweeping::new(offset, reason) };
     }
 
     /// Looks for blocks behind the end.
@@ -728,7 +716,7 @@ impl Recovery {
     }
 
     fn judge_end(&mut self, header: &SegmentHeader, fault: Sweeping) {
-        let (offset, in_next) = (fault.offset, fault.must_be_empty);
+        let (offset, in_next) = (fault.offset, self.scan.tail.is_some());
         match self.judge(header, fault) {
             Err(reason) => {
                 let damage = error(&self.segment_path(), offset, reason);
@@ -741,7 +729,6 @@ impl Recovery {
             }
             Ok(tail) => self.scan.tail = Some(tail),
         }
-        self.scan.ended = true;
         self.scan.at += 1;
         if self.scan.at < self.scan.list.len() {
             self.stage = self.begin_segment();
@@ -758,13 +745,14 @@ impl Recovery {
         }
         // With several writes in flight the first may be lost and the others not. Nothing is
         // written into the next segment before all of this one is durable.
-        let may_be_torn = match (fault.must_be_empty, &self.scan.tail) {
-            (true, Some(TailFault::Clean)) => header.origin == Origin::Roll,
-            (true, Some(TailFault::Torn { .. }) | None) => false,
-            (false, _) => true,
+        let may_be_torn = match &self.scan.tail {
+            None => true,
+            Some(TailFault::Clean) => header.origin == Origin::Roll,
+            Some(TailFault::Torn { .. }) => false,
         };
         let legal = if may_be_torn { usize::from(header.writes_max).saturating_sub(1) } else { 0 };
-        if fault.later > legal || (fault.must_be_empty && header.origin != Origin::Roll) {
+        let in_next = self.scan.tail.is_some();
+        if fault.later > legal || (in_next && header.origin != Origin::Roll) {
             return Err(Reason::BlockBehind { offset: fault.first_later.unwrap_or(fault.offset) });
         }
         let plain = matches!(fault.reason, Reason::Blank | Reason::Stale | Reason::Full);
