@@ -422,30 +422,35 @@ impl Recovery {
     fn verify(&mut self, ops: &mut Ops, mut reader: SnapshotReader) {
         let candidate = *self.candidates.last().expect("a candidate is being checked");
         let path = name::snapshot(candidate.zxid);
-        loop {
-            match reader.next(&self.window, self.window_at) {
-                SnapshotPart::Header(_) | SnapshotPart::Chunk(_) => {}
-                SnapshotPart::End(_) => {
+        self.stage = loop {
+            match self.next_part(ops, &path, &mut reader) {
+                Ok(Some(SnapshotPart::End(_))) => {
                     self.chosen = Some(candidate);
                     self.clear_window();
-                    let reader = SnapshotReader::new(self.config.chunk_len_max);
-                    self.stage = Stage::Deliver(reader);
-                    return;
+                    break Stage::Deliver(SnapshotReader::new(self.config.chunk_len_max));
                 }
-                SnapshotPart::More { offset, len } if self.can_read(offset, len) => {
-                    self.read(ops, path, OpenMode::Read, offset, len.max(READ_LEN));
-                    self.stage = Stage::Verify(reader);
-                    return;
-                }
-                SnapshotPart::More { offset, .. } => {
-                    self.refuse_candidate(error(&path, offset, Reason::ShortFile));
-                    return;
-                }
-                SnapshotPart::Fault { offset, reason } => {
-                    self.refuse_candidate(error(&path, offset, reason));
-                    return;
-                }
+                Ok(Some(_)) => {}
+                Ok(None) => break Stage::Verify(reader),
+                Err(error) => return self.refuse_candidate(error),
             }
+        };
+    }
+
+    /// The next header, chunk or end of a snapshot; `None` once more of it is being read.
+    fn next_part(
+        &mut self,
+        ops: &mut Ops,
+        path: &str,
+        reader: &mut SnapshotReader,
+    ) -> Result<Option<SnapshotPart>, StoreError> {
+        match reader.next(&self.window, self.window_at) {
+            SnapshotPart::More { offset, len } if self.can_read(offset, len) => {
+                self.read(ops, path.to_string(), OpenMode::Read, offset, len.max(READ_LEN));
+                Ok(None)
+            }
+            SnapshotPart::More { offset, .. } => Err(error(path, offset, Reason::ShortFile)),
+            SnapshotPart::Fault { offset, reason } => Err(error(path, offset, reason)),
+            part => Ok(Some(part)),
         }
     }
 
@@ -462,9 +467,9 @@ impl Recovery {
         mut reader: SnapshotReader,
     ) -> Result<(), StoreError> {
         let path = name::snapshot(self.chosen.expect("a snapshot was chosen").zxid);
-        loop {
-            match reader.next(&self.window, self.window_at) {
-                SnapshotPart::Header(_) => {}
+        // It was whole a moment ago: what is wrong with it now ends the server.
+        while let Some(part) = self.next_part(ops, &path, &mut reader)? {
+            match part {
                 SnapshotPart::Chunk(bytes) => {
                     // One behind, so that the last one is known as such.
                     if let Some(bytes) = self.pending_chunk.replace(bytes) {
@@ -478,24 +483,16 @@ impl Recovery {
                     self.stage = self.plan_scan();
                     return Ok(());
                 }
-                SnapshotPart::More { offset, len } if self.can_read(offset, len) => {
-                    self.read(ops, path, OpenMode::Read, offset, len.max(READ_LEN));
-                    self.stage = Stage::Deliver(reader);
-                    return Ok(());
-                }
-                // It was whole a moment ago.
-                SnapshotPart::More { offset, .. } => {
-                    return Err(error(&path, offset, Reason::ShortFile));
-                }
-                SnapshotPart::Fault { offset, reason } => {
-                    return Err(error(&path, offset, reason));
-                }
+                SnapshotPart::Header(_)
+                | SnapshotPart::More { .. }
+                | SnapshotPart::Fault { .. } => {}
             }
             if events.len() >= EVENTS_MAX {
-                self.stage = Stage::Deliver(reader);
-                return Ok(());
+                break;
             }
         }
+        self.stage = Stage::Deliver(reader);
+        Ok(())
     }
 
     /// Lists the segments of the chosen snapshot's history and starts to read them.
@@ -606,47 +603,41 @@ impl Recovery {
         let until = self.until();
         let snapshot = self.snapshot_zxid();
         loop {
-            let history = self.scan.history.as_mut().expect("the scan began");
-            if until.is_some_and(|until| history.last() >= until) {
+            let last = self.scan.history.as_ref().expect("the scan began").last();
+            if until.is_some_and(|until| last >= until) {
                 self.end_segment(&reader);
                 return Ok(());
             }
+            let parsed = match reader.next(&self.window, self.window_at) {
+                Parsed::More { offset, len } if !self.can_read(offset, len) => reader.short(),
+                parsed => parsed,
+            };
             let segment = self.scan.segments.last_mut().expect("a segment is being read");
-            match reader.next(&self.window, self.window_at) {
+            match parsed {
                 Parsed::Block { offset, header } => {
                     segment.note_block(header.after, offset);
                     segment.end = offset + header.block_len();
                     self.committed = self.committed.max(header.committed);
                 }
                 Parsed::Record { zxid, frame, .. } => {
-                    if zxid.follows(history.last()) {
-                        history.append(zxid);
-                    } else {
-                        let after = history.last();
-                        let reason = Reason::Gap { after, got: zxid };
+                    if !zxid.follows(last) {
+                        let reason = Reason::Gap { after: last, got: zxid };
                         self.scan_ended(reader.offset(), reason, reader.offset());
                         return Ok(());
                     }
+                    self.scan.history.as_mut().expect("the scan began").append(zxid);
                     segment.last = zxid;
                     self.committed = self.committed.max(proposal_committed(&frame));
                     if zxid > snapshot {
                         events.push_back(StoreEvent::Record { zxid, frame });
                     }
                 }
-                Parsed::More { offset, len } if self.can_read(offset, len) => {
+                Parsed::More { offset, len } => {
                     let path = self.segment_path();
                     let rest = (segment_len(&self.scan) - offset) as usize;
                     let len = READ_LEN.min(rest).max(len);
                     self.read(ops, path, OpenMode::Read, offset, len);
                     self.stage = Stage::Scan(reader);
-                    return Ok(());
-                }
-                Parsed::More { .. } => {
-                    let Parsed::End { offset, reason, behind } = reader.short() else {
-                        unreachable!("short is an end")
-                    };
-                    self.scan.chain = reader.chain();
-                    self.scan_ended(offset, reason, behind);
                     return Ok(());
                 }
                 Parsed::End { offset, reason, behind } => {
@@ -770,8 +761,7 @@ impl Recovery {
         let scan = core::mem::take(&mut self.scan);
         let mut segments = scan.segments;
         let mut history = scan.history.unwrap_or_else(|| HistoryIndex::new(zxid));
-        let reached = history.contains(zxid) || (zxid.counter() == 0 && history.floor() <= zxid);
-        if history.last() < zxid || !reached {
+        if !reaches(&history, zxid) {
             let reason = Reason::Unreachable { snapshot: zxid };
             self.note_damage(error(&name::snapshot(zxid), 0, reason));
             history = HistoryIndex::new(zxid);
@@ -857,11 +847,8 @@ impl Recovery {
     /// An unreadable snapshot is harmless only if the log reaches it from an older one.
     fn judge_snapshots(&mut self, history: &HistoryIndex) {
         let chosen = self.snapshot_zxid();
-        let missed = self.bad_snapshots.iter().find(|(zxid, _)| {
-            let reached = history.contains(*zxid)
-                || (zxid.counter() == 0 && *zxid <= history.last() && *zxid >= history.floor());
-            *zxid > chosen && !reached
-        });
+        let missed =
+            self.bad_snapshots.iter().find(|(zxid, _)| *zxid > chosen && !reaches(history, *zxid));
         if let Some((_, error)) = missed {
             let error = error.clone();
             self.note_damage(error);
@@ -934,6 +921,12 @@ impl Recovery {
 fn segment_len(scan: &Progress) -> u64 {
     let segment = scan.segments.last().expect("a segment is being read");
     segment.header.len
+}
+
+/// Whether the history holds `zxid`, or spans it if it is the start of an epoch.
+fn reaches(history: &HistoryIndex, zxid: Zxid) -> bool {
+    let starts_epoch = zxid.counter() == 0 && history.floor() <= zxid && zxid <= history.last();
+    history.contains(zxid) || starts_epoch
 }
 
 /// The segments of a history, oldest first: from the newest back by their links.
