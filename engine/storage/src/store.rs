@@ -591,7 +591,7 @@ impl Store {
     fn advance_supply(&mut self) {
         let pressure = self.pressure();
         self.supply.advance(&mut self.ops, pressure);
-        while let Some(path) = self.supply.take_discarded() {
+        if let Some(path) = self.supply.take_discarded() {
             self.retention.push(Chore::Remove(path));
         }
     }
@@ -777,8 +777,7 @@ impl Store {
                 self.drain_log();
             }
             Owner::Supply => {
-                self.supply.handle_done(&mut self.ops);
-                while let Some(made) = self.supply.take_made() {
+                if let Some(made) = self.supply.handle_done(&mut self.ops) {
                     self.place(made);
                 }
             }

@@ -4,7 +4,6 @@
 //! any more, so that the log's writes convert no extents. Nothing depends on the zeros: a segment
 //! is also good without, only slower. The supply does not decide when the log needs a segment.
 
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -74,8 +73,7 @@ pub(crate) struct SegmentSupply {
     /// Making the next segment in good time failed (a full disk); tried again when the log needs it.
     stalled: bool,
     starving: bool,
-    made: VecDeque<MadeSegment>,
-    discarded: Vec<String>,
+    discarded: Option<String>,
 }
 
 impl SegmentSupply {
@@ -92,8 +90,7 @@ impl SegmentSupply {
             step: Step::Rest,
             stalled: false,
             starving: false,
-            made: VecDeque::new(),
-            discarded: Vec::new(),
+            discarded: None,
         }
     }
 
@@ -136,13 +133,9 @@ impl SegmentSupply {
         self.roll = None;
     }
 
-    pub(crate) fn take_made(&mut self) -> Option<MadeSegment> {
-        self.made.pop_front()
-    }
-
     /// The path of a file that could not be made into a segment and is to be removed.
     pub(crate) fn take_discarded(&mut self) -> Option<String> {
-        self.discarded.pop()
+        self.discarded.take()
     }
 
     pub(crate) fn advance(&mut self, ops: &mut Ops, pressure: Pressure) {
@@ -179,7 +172,8 @@ impl SegmentSupply {
         }
     }
 
-    pub(crate) fn handle_done(&mut self, ops: &mut Ops) {
+    /// Takes in an outcome; gives the segment once its name is durable.
+    pub(crate) fn handle_done(&mut self, ops: &mut Ops) -> Option<MadeSegment> {
         let segment_len = self.segment_len;
         let step = core::mem::replace(&mut self.step, Step::Rest);
         let blank = self.blank.as_mut().expect("every step has its file");
@@ -208,9 +202,10 @@ impl SegmentSupply {
             Step::SyncingDir(header) => {
                 let file = blank.file;
                 self.blank = None;
-                self.made.push_back(MadeSegment { header, file });
+                return Some(MadeSegment { header, file });
             }
         }
+        None
     }
 
     /// Takes in a failure; true if the server has to stop for it.
@@ -227,7 +222,7 @@ impl SegmentSupply {
         self.stalled = true;
         if let Some(blank) = self.blank.take() {
             ops.close(blank.file);
-            self.discarded.push(blank.path);
+            self.discarded = Some(blank.path);
         }
         false
     }
