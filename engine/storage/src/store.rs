@@ -52,7 +52,7 @@ struct Finishing {
 enum FinishStep {
     Epochs,
     Opening { file: FileId },
-    OpeningNext { file: FileId, next: FileId },
+    OpeningNext { file: FileId, next: MadeSegment },
     Making,
 }
 
@@ -159,21 +159,19 @@ impl Store {
     /// Before [`StoreEvent::Recovered`]; if one of them would decrease, or the current one be above
     /// the accepted one (R10).
     pub fn save_epochs(&mut self, accepted: Epoch, current: Epoch) {
-        let epochs = self.epochs_ref();
-        let quarantined = epochs.wanted().quarantined;
-        if (accepted, current) == (epochs.durable().accepted, epochs.durable().current) {
+        let durable = self.epochs_ref().durable();
+        if (accepted, current) == (durable.accepted, durable.current) {
             self.events.push_back(StoreEvent::Durable(Durable::AcceptedEpoch(accepted)));
             self.events.push_back(StoreEvent::Durable(Durable::CurrentEpoch(current)));
         }
-        self.want_epochs(accepted, current, quarantined);
+        self.want_epochs(|record| (record.accepted, record.current) = (accepted, current));
     }
 
     /// A leader has synchronised this server, and what it got from it is durable: it has nothing to
     /// hide any more. Without this a damage that was found once is reported at every start.
     pub fn rebuilt(&mut self) {
-        let EpochsRecord { accepted, current, quarantined, .. } = *self.epochs_ref().wanted();
-        if quarantined {
-            self.want_epochs(accepted, current, false);
+        if self.epochs_ref().wanted().quarantined {
+            self.want_epochs(|record| record.quarantined = false);
         }
         for (seq, len) in core::mem::take(&mut self.withheld) {
             self.retire_segment(seq, len);
@@ -187,8 +185,7 @@ impl Store {
     /// # Panics
     /// Before [`StoreEvent::Recovered`].
     pub fn quarantine(&mut self) {
-        let EpochsRecord { accepted, current, .. } = *self.epochs_ref().wanted();
-        self.want_epochs(accepted, current, true);
+        self.want_epochs(|record| record.quarantined = true);
     }
 
     /// Whether a crash now would find the quarantine on the disk.
@@ -491,18 +488,15 @@ impl Store {
     /// The file that a step of the start was opening is open.
     fn handle_opened(&mut self) {
         let Phase::Finishing(finishing) = &mut self.phase else { return };
-        let next = finishing.outcome.next;
-        match (finishing.step, next) {
-            (FinishStep::Opening { file }, Some(next)) => {
-                let path = name::segment(next.seq);
-                let next = self.ops.open(Owner::Recovery, path, OpenMode::Write);
+        match (finishing.step, finishing.outcome.next) {
+            (FinishStep::Opening { file }, Some(header)) => {
+                let path = name::segment(header.seq);
+                let opened = self.ops.open(Owner::Recovery, path, OpenMode::Write);
+                let next = MadeSegment { header, file: opened };
                 finishing.step = FinishStep::OpeningNext { file, next };
             }
             (FinishStep::Opening { file }, None) => self.run(file, None),
-            (FinishStep::OpeningNext { file, next: next_file }, Some(header)) => {
-                self.run(file, Some(MadeSegment { header, file: next_file }));
-            }
-            (FinishStep::OpeningNext { .. }, None) => unreachable!("nothing was opened"),
+            (FinishStep::OpeningNext { file, next }, _) => self.run(file, Some(next)),
             (FinishStep::Epochs | FinishStep::Making, _) => {}
         }
     }
@@ -715,9 +709,7 @@ impl Store {
 
     /// The operation of a snapshot that was given up is over.
     fn end_abandoned(&mut self, number: u64) {
-        let found = self.abandoned.iter().position(|snapshot| snapshot.number() == number);
-        let Some(found) = found else { return };
-        let mut snapshot = self.abandoned.swap_remove(found);
+        let Some(mut snapshot) = self.take_abandoned(number) else { return };
         if !snapshot.is_being_named() {
             self.drop_snapshot(snapshot);
         } else if snapshot.handle_done(&mut self.ops, None) == Progress::Done {
@@ -727,11 +719,9 @@ impl Store {
         }
     }
 
-    fn fail_abandoned(&mut self, number: u64) {
-        if let Some(found) = self.abandoned.iter().position(|s| s.number() == number) {
-            let snapshot = self.abandoned.swap_remove(found);
-            self.drop_snapshot(snapshot);
-        }
+    fn take_abandoned(&mut self, number: u64) -> Option<SnapshotWriter> {
+        let found = self.abandoned.iter().position(|snapshot| snapshot.number() == number)?;
+        Some(self.abandoned.swap_remove(found))
     }
 
     fn drop_snapshot(&mut self, snapshot: SnapshotWriter) {
@@ -843,7 +833,9 @@ impl Store {
             Owner::Snapshot(number) => {
                 let ours = self.snapshot.as_ref().filter(|snapshot| snapshot.number() == number);
                 let Some(snapshot) = ours else {
-                    self.fail_abandoned(number);
+                    if let Some(snapshot) = self.take_abandoned(number) {
+                        self.drop_snapshot(snapshot);
+                    }
                     return Ok(());
                 };
                 let offset = snapshot.offset();
@@ -864,19 +856,17 @@ impl Store {
         }
     }
 
-    fn want_epochs(&mut self, accepted: Epoch, current: Epoch, quarantined: bool) {
-        let (durable, durable_seq) = {
-            let log = self.log_ref();
-            // A log whose end is being changed has no watermark to speak of.
-            let seq = log.active().header.seq;
-            if log.is_settled() { (log.durable(), seq) } else { (Zxid::ZERO, seq) }
-        };
-        let record = EpochsRecord { accepted, current, quarantined, durable, durable_seq };
+    /// Has the epochs written again if `change` changes them.
+    fn want_epochs(&mut self, change: impl FnOnce(&mut EpochsRecord)) {
+        let log = self.log_ref();
+        // A log whose end is being changed has no watermark to speak of.
+        let durable = if log.is_settled() { log.durable() } else { Zxid::ZERO };
+        let durable_seq = log.active().header.seq;
         let epochs = self.epochs.as_mut().expect("the store has recovered");
-        let wanted = *epochs.wanted();
-        let same = EpochsRecord { durable, durable_seq, ..wanted } == record;
-        if !same {
-            epochs.want(record);
+        let mut record = *epochs.wanted();
+        change(&mut record);
+        if record != *epochs.wanted() {
+            epochs.want(EpochsRecord { durable, durable_seq, ..record });
         }
     }
 
