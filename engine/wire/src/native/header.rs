@@ -357,18 +357,21 @@ pub(crate) fn seal_bare(kind: Kind, zxid: Zxid, committed: Zxid) -> [u8; HEADER_
     frame
 }
 
-/// Appends a frame whose body `fill` appends.
+/// Appends a frame whose body is `fixed` and then `payload`.
 #[inline]
-pub(crate) fn encode_frame(
+pub(super) fn encode_frame(
     kind: Kind,
     zxid: Zxid,
     committed: Zxid,
+    fixed: &[u8],
+    payload: &[u8],
     out: &mut BytesMut,
-    fill: impl FnOnce(&mut BytesMut),
 ) {
     let start = out.len();
+    out.reserve(HEADER_LEN + fixed.len() + payload.len());
     out.extend_from_slice(&[0; HEADER_LEN]);
-    fill(out);
+    out.extend_from_slice(fixed);
+    out.extend_from_slice(payload);
     seal(kind, zxid, committed, &mut out[start..]);
 }
 
@@ -436,9 +439,8 @@ mod tests {
         let proposal = "51720102 05000000 0900000003000000 0400000003000000 ea63e86a 00000000
             68656c6c6f";
         let mut out = BytesMut::new();
-        encode_frame(Kind::Proposal, ZXID, Zxid::new(Epoch::new(3), 4), &mut out, |out| {
-            out.extend_from_slice(b"hello");
-        });
+        let committed = Zxid::new(Epoch::new(3), 4);
+        encode_frame(Kind::Proposal, ZXID, committed, b"he", b"llo", &mut out);
         assert_eq!(out, hex(proposal));
     }
 
@@ -460,9 +462,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let mut out = BytesMut::new();
-        encode_frame(Kind::Proposal, ZXID, Zxid::ZERO, &mut out, |out| {
-            out.extend_from_slice(b"a body");
-        });
+        encode_frame(Kind::Proposal, ZXID, Zxid::ZERO, b"a ", b"body", &mut out);
         assert_eq!(verify(&out).unwrap().body, b"a body");
         for bit in 0..out.len() * 8 {
             let mut bad = out.clone();

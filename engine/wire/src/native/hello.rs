@@ -105,9 +105,7 @@ impl Hello {
             config_hash: self.config_hash.into(),
             cluster_id: self.cluster_id.into(),
         };
-        encode_frame(Kind::Hello, Zxid::ZERO, Zxid::ZERO, out, |out| {
-            out.extend_from_slice(&body.to_bytes());
-        });
+        encode_frame(Kind::Hello, Zxid::ZERO, Zxid::ZERO, &body.to_bytes(), &[], out);
     }
 
     /// Reads a frame that a [`FrameReader`](crate::FrameReader) has verified.
@@ -187,9 +185,7 @@ impl Welcome {
             reserved: [0; 2],
             sid: self.sid.0.into(),
         };
-        encode_frame(Kind::Welcome, Zxid::ZERO, Zxid::ZERO, out, |out| {
-            out.extend_from_slice(&body.to_bytes());
-        });
+        encode_frame(Kind::Welcome, Zxid::ZERO, Zxid::ZERO, &body.to_bytes(), &[], out);
     }
 
     /// Reads a frame that a [`FrameReader`](crate::FrameReader) has verified.

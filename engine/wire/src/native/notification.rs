@@ -64,9 +64,7 @@ impl WireNotification {
             state: self.state as u8,
             reserved: [0; 3],
         };
-        encode_frame(Kind::Notification, self.zxid, Zxid::ZERO, out, |out| {
-            out.extend_from_slice(&body.to_bytes());
-        });
+        encode_frame(Kind::Notification, self.zxid, Zxid::ZERO, &body.to_bytes(), &[], out);
     }
 
     /// Reads a frame that a [`FrameReader`](crate::FrameReader) has verified.

@@ -199,9 +199,7 @@ pub fn encode_to_learner(packet: &ToLearner<Frame>, out: &mut BytesMut) {
         }
         ToLearner::Ping { round, committed } => {
             let body = PingBody { round: (*round).into() };
-            encode_frame(Kind::Ping, Zxid::ZERO, *committed, out, |out| {
-                out.extend_from_slice(&body.to_bytes());
-            });
+            encode_frame(Kind::Ping, Zxid::ZERO, *committed, &body.to_bytes(), &[], out);
         }
         ToLearner::Revalidate { session, valid } => {
             let body = RevalidateReplyBody { session: session.0.into(), valid: (*valid).into() };
@@ -243,30 +241,7 @@ pub fn to_learner_frame(packet: &ToLearner<Frame>) -> Frame {
 #[inline]
 pub fn decode_to_learner(frame: &Frame) -> Result<ToLearner<Frame>, DecodeError> {
     let Opened { kind, zxid, committed, body } = header::open(frame)?;
-    match kind {
-        Kind::Proposal => Ok(ToLearner::Proposal { zxid, txn: frame.clone(), committed }),
-        Kind::Ping => {
-            unused(zxid)?;
-            let round = fixed(PingBody::read(body))?.round.to_native();
-            Ok(ToLearner::Ping { round, committed })
-        }
-        Kind::UpToDate => {
-            unused(zxid)?;
-            Ok(ToLearner::UpToDate { committed })
-        }
-        Kind::Commit
-        | Kind::LeaderInfo
-        | Kind::Diff
-        | Kind::Trunc
-        | Kind::Snap
-        | Kind::SnapChunk
-        | Kind::NewLeader
-        | Kind::Inform
-        | Kind::RevalidateReply
-        | Kind::Sync => {
-            unused(committed)?;
-            decode_without_watermark(frame, kind, zxid, body)
-        }
+    Ok(match kind {
         Kind::Request
         | Kind::Ack
         | Kind::Revalidate
@@ -276,17 +251,19 @@ pub fn decode_to_learner(frame: &Frame) -> Result<ToLearner<Frame>, DecodeError>
         | Kind::PingReply
         | Kind::Hello
         | Kind::Welcome
-        | Kind::Notification => Err(DecodeError::UnknownKind { got: kind as i32 }),
-    }
-}
-
-fn decode_without_watermark(
-    frame: &Frame,
-    kind: Kind,
-    zxid: Zxid,
-    body: &[u8],
-) -> Result<ToLearner<Frame>, DecodeError> {
-    Ok(match kind {
+        | Kind::Notification => return Err(DecodeError::UnknownKind { got: kind as i32 }),
+        Kind::Proposal => ToLearner::Proposal { zxid, txn: frame.clone(), committed },
+        Kind::Ping => {
+            unused(zxid)?;
+            let round = fixed(PingBody::read(body))?.round.to_native();
+            ToLearner::Ping { round, committed }
+        }
+        Kind::UpToDate => {
+            unused(zxid)?;
+            ToLearner::UpToDate { committed }
+        }
+        // No other packet says what is committed.
+        _ if committed != Zxid::ZERO => return Err(UNUSED),
         Kind::Commit => ToLearner::Commit { zxid },
         Kind::LeaderInfo => ToLearner::LeaderInfo { epoch: epoch_of(zxid)? },
         Kind::Diff => ToLearner::Diff { zxid },
@@ -319,7 +296,6 @@ fn decode_without_watermark(
             unused(zxid)?;
             ToLearner::Sync { request: payload(frame, 0) }
         }
-        other => return Err(DecodeError::UnknownKind { got: other as i32 }),
     })
 }
 
@@ -345,11 +321,7 @@ fn bare(kind: Kind, zxid: Zxid, committed: Zxid, out: &mut BytesMut) {
 
 #[inline]
 fn encode(kind: Kind, zxid: Zxid, fixed: &[u8], payload: &[u8], out: &mut BytesMut) {
-    out.reserve(header::HEADER_LEN + fixed.len() + payload.len());
-    encode_frame(kind, zxid, Zxid::ZERO, out, |out| {
-        out.extend_from_slice(fixed);
-        out.extend_from_slice(payload);
-    });
+    encode_frame(kind, zxid, Zxid::ZERO, fixed, payload, out);
 }
 
 #[inline]
@@ -366,14 +338,12 @@ fn boolean(byte: u8) -> Result<bool, DecodeError> {
     }
 }
 
+const UNUSED: DecodeError = DecodeError::BadValue { what: "unused zxid of a frame header" };
+
 /// A header field that the kind does not use is 0, so that a later version can give it a meaning.
 #[inline]
 fn unused(field: Zxid) -> Result<(), DecodeError> {
-    if field == Zxid::ZERO {
-        Ok(())
-    } else {
-        Err(DecodeError::BadValue { what: "unused zxid of a frame header" })
-    }
+    if field == Zxid::ZERO { Ok(()) } else { Err(UNUSED) }
 }
 
 /// The epoch of a zxid that stands for an epoch (`epoch << 32`).
@@ -581,7 +551,7 @@ mod tests {
     fn values_that_do_not_exist_are_refused() {
         let leader = |kind, zxid, committed, body: &[u8]| {
             let mut out = BytesMut::new();
-            encode_frame(kind, zxid, committed, &mut out, |out| out.extend_from_slice(body));
+            encode_frame(kind, zxid, committed, &[], body, &mut out);
             decode_to_learner(&Frame::new(out.freeze()))
         };
         let zero = Zxid::ZERO;
@@ -590,6 +560,8 @@ mod tests {
         let what = "unused zxid of a frame header";
         assert_eq!(leader(Kind::Commit, ZXID, ZXID, &[]), Err(DecodeError::BadValue { what }));
         assert_eq!(leader(Kind::UpToDate, ZXID, zero, &[]), Err(DecodeError::BadValue { what }));
+        let alien = DecodeError::UnknownKind { got: Kind::Ack as i32 };
+        assert_eq!(leader(Kind::Ack, ZXID, ZXID, &[]), Err(alien), "before its fields are judged");
         let what = "zxid that stands for an epoch";
         assert_eq!(leader(Kind::NewLeader, ZXID, zero, &[]), Err(DecodeError::BadValue { what }));
         assert_eq!(leader(Kind::LeaderInfo, ZXID, zero, &[]), Err(DecodeError::BadValue { what }));
