@@ -248,6 +248,17 @@ impl<'a> Writer<'a> {
         self.int(i32::try_from(count).expect("a length is far below 2 GiB"));
     }
 
+    /// What `fill` writes, behind its length: every message of the client protocol, and each record
+    /// inside a multi.
+    #[inline]
+    pub fn framed(&mut self, fill: impl FnOnce(&mut Self)) {
+        let start = self.out.len();
+        self.int(0);
+        fill(self);
+        let len = i32::try_from(self.out.len() - start - 4).expect("a record is below 2 GiB");
+        self.out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+    }
+
     /// Bytes that are encoded already.
     #[inline]
     pub fn raw(&mut self, bytes: &[u8]) {
@@ -293,17 +304,6 @@ impl<'a> Writer<'a> {
         bytes[60..].copy_from_slice(&stat.pzxid.as_u64().to_be_bytes());
         self.raw(&bytes);
     }
-}
-
-/// Appends a record behind its length of four bytes, as every message of the client protocol is.
-#[inline]
-pub(crate) fn framed(out: &mut BytesMut, fill: impl FnOnce(&mut Writer<'_>)) {
-    let start = out.len();
-    let mut writer = Writer::new(out);
-    writer.int(0);
-    fill(&mut writer);
-    let len = i32::try_from(out.len() - start - 4).expect("a message is far below 2 GiB");
-    out[start..start + 4].copy_from_slice(&len.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -63,17 +63,16 @@ pub fn encode_header(header: &TxnHeader, out: &mut BytesMut) {
 
 /// Appends what follows a header, and returns the type that belongs into it.
 pub fn encode_record(txn: &Txn<'_>, digest: Option<TxnDigest>, out: &mut BytesMut) -> i32 {
-    encode_body(txn, out);
+    let mut writer = Writer::new(out);
+    encode_body(txn, &mut writer);
     if let Some(digest) = digest {
-        let mut writer = Writer::new(out);
         writer.int(digest.version);
         writer.long(digest.tree_digest as i64);
     }
     kind_of(txn)
 }
 
-fn encode_body(txn: &Txn<'_>, out: &mut BytesMut) {
-    let mut writer = Writer::new(out);
+fn encode_body(txn: &Txn<'_>, writer: &mut Writer<'_>) {
     match txn {
         Txn::Create { path, data, acl, ephemeral, parent_cversion, with_stat: _ } => {
             writer.bytes(path);
@@ -102,13 +101,8 @@ fn encode_body(txn: &Txn<'_>, out: &mut BytesMut) {
         Txn::Multi(txns) => {
             writer.count(txns.len());
             for txn in txns {
-                let mut writer = Writer::new(out);
                 writer.int(kind_of(txn));
-                let at = out.len();
-                Writer::new(out).int(0);
-                encode_body(txn, out);
-                let len = i32::try_from(out.len() - at - 4).expect("a record is below 2 GiB");
-                out[at..at + 4].copy_from_slice(&len.to_be_bytes());
+                writer.framed(|writer| encode_body(txn, writer));
             }
         }
         Txn::Error(code) => writer.int(code.code()),

@@ -54,8 +54,7 @@ pub struct ForwardedRequest {
 impl ForwardedRequest {
     /// Appends the payload: head, identities, body.
     pub fn encode(&self, out: &mut BytesMut) {
-        let ids_len: usize =
-            self.ids.iter().map(|id| IdHead::LEN + id.scheme.len() + id.id.len()).sum();
+        let ids_len: usize = self.ids.iter().map(id_len).sum();
         out.reserve(RequestHead::LEN + ids_len + self.body.len());
         let head = RequestHead {
             session: self.session.0.into(),
@@ -65,13 +64,7 @@ impl ForwardedRequest {
         };
         out.extend_from_slice(&head.to_bytes());
         for id in &self.ids {
-            let head = IdHead {
-                scheme_len: len_u32(id.scheme.len()).into(),
-                id_len: len_u32(id.id.len()).into(),
-            };
-            out.extend_from_slice(&head.to_bytes());
-            out.extend_from_slice(&id.scheme);
-            out.extend_from_slice(&id.id);
+            put_id(id, out);
         }
         out.extend_from_slice(&self.body);
     }
@@ -93,11 +86,7 @@ impl ForwardedRequest {
         let mut ids = Vec::with_capacity(count);
         for _ in 0..count {
             let short = DecodeError::Truncated { what: "identity of a forwarded request" };
-            let head = IdHead::read(rest).ok_or(short)?;
-            rest = &rest[IdHead::LEN..];
-            let scheme = take(&mut rest, head.scheme_len.to_native()).ok_or(short)?;
-            let id = take(&mut rest, head.id_len.to_native()).ok_or(short)?;
-            ids.push(Id { scheme: Box::from(scheme), id: Box::from(id) });
+            ids.push(take_id(&mut rest).ok_or(short)?);
         }
         Ok(Self {
             session: SessionId(head.session.to_native()),
@@ -164,6 +153,29 @@ pub(super) fn take<'a>(rest: &mut &'a [u8], len: u32) -> Option<&'a [u8]> {
     let (taken, behind) = rest.split_at_checked(usize::try_from(len).ok()?)?;
     *rest = behind;
     Some(taken)
+}
+
+/// Bytes of an identity.
+pub(super) fn id_len(id: &Id) -> usize {
+    IdHead::LEN + id.scheme.len() + id.id.len()
+}
+
+/// Appends an identity.
+pub(super) fn put_id(id: &Id, out: &mut BytesMut) {
+    let head =
+        IdHead { scheme_len: len_u32(id.scheme.len()).into(), id_len: len_u32(id.id.len()).into() };
+    out.extend_from_slice(&head.to_bytes());
+    out.extend_from_slice(&id.scheme);
+    out.extend_from_slice(&id.id);
+}
+
+/// Cuts an identity off the front.
+pub(super) fn take_id(rest: &mut &[u8]) -> Option<Id> {
+    let head = *IdHead::read(rest)?;
+    *rest = &rest[IdHead::LEN..];
+    let scheme = Box::from(take(rest, head.scheme_len.to_native())?);
+    let id = Box::from(take(rest, head.id_len.to_native())?);
+    Some(Id { scheme, id })
 }
 
 #[cfg(test)]

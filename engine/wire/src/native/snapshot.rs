@@ -11,18 +11,16 @@
 //! Entries may be cut anywhere between pieces. There is no checksum here: the frame or the file that
 //! carries the bytes has one. Nothing here builds a tree or compares a digest.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
 use bytes::{BufMut, BytesMut};
 use quorate_proto::{SessionId, Zxid};
-use quorate_tree::acl::Id;
 pub use quorate_tree::snapshot::{Entry, SnapshotEnd};
 use quorate_tree::{Acl, Permissions, StatPersisted};
 use rkyv::rend::unaligned::{i32_ule, i64_ule, u32_ule, u64_ule};
 
-use super::request::{len_u32, take};
+use super::request::{id_len, len_u32, put_id, take, take_id};
 use crate::DecodeError;
 
 /// The version of the entries' layout that this crate writes and reads.
@@ -35,6 +33,8 @@ const KIND_NODE: u8 = 2;
 const KIND_END: u8 = 3;
 /// A node whose data is null rather than empty.
 const FLAG_NULL_DATA: u8 = 1;
+/// Bytes of the permissions in front of an identity.
+const PERMS_LEN: usize = size_of::<i32>();
 
 portable! {
     struct EntryHead [8] {
@@ -66,14 +66,6 @@ portable! {
         pzxid: u64_ule,
         path_len: u32_ule,
         data_len: u32_ule,
-    }
-}
-
-portable! {
-    struct AclHead [12] {
-        perms: i32_ule,
-        scheme_len: u32_ule,
-        id_len: u32_ule,
     }
 }
 
@@ -117,8 +109,7 @@ pub fn encode_node(
     out: &mut BytesMut,
 ) {
     let bytes = data.unwrap_or_default();
-    let acl_len: usize =
-        acl.iter().map(|entry| AclHead::LEN + entry.id.scheme.len() + entry.id.id.len()).sum();
+    let acl_len: usize = acl.iter().map(|entry| PERMS_LEN + id_len(&entry.id)).sum();
     let len = NodeHead::LEN + path.len() + bytes.len() + acl_len;
     out.reserve(EntryHead::LEN + len);
     put_head(KIND_NODE, if data.is_none() { FLAG_NULL_DATA } else { 0 }, len, out);
@@ -139,14 +130,8 @@ pub fn encode_node(
     out.put_slice(path);
     out.put_slice(bytes);
     for entry in acl {
-        let head = AclHead {
-            perms: entry.perms.0.into(),
-            scheme_len: len_u32(entry.id.scheme.len()).into(),
-            id_len: len_u32(entry.id.id.len()).into(),
-        };
-        out.extend_from_slice(&head.to_bytes());
-        out.put_slice(&entry.id.scheme);
-        out.put_slice(&entry.id.id);
+        out.put_i32_le(entry.perms.0);
+        put_id(&entry.id, out);
     }
 }
 
@@ -365,12 +350,10 @@ impl Scratch {
 
 fn take_acl(rest: &mut &[u8]) -> Result<Acl, DecodeError> {
     const SHORT: DecodeError = DecodeError::Truncated { what: "access control list" };
-    let head = *AclHead::read(rest).ok_or(SHORT)?;
-    *rest = &rest[AclHead::LEN..];
-    let scheme = take(rest, head.scheme_len.to_native()).ok_or(SHORT)?;
-    let id = take(rest, head.id_len.to_native()).ok_or(SHORT)?;
-    let id = Id { scheme: Box::from(scheme), id: Box::from(id) };
-    Ok(Acl { perms: Permissions(head.perms.to_native()), id })
+    let (perms, behind) = rest.split_first_chunk().ok_or(SHORT)?;
+    *rest = behind;
+    let id = take_id(rest).ok_or(SHORT)?;
+    Ok(Acl { perms: Permissions(i32::from_le_bytes(*perms)), id })
 }
 
 impl NodeHead {
@@ -392,6 +375,8 @@ impl NodeHead {
 #[cfg(test)]
 mod tests {
     use core::convert::Infallible;
+
+    use quorate_tree::acl::Id;
 
     use super::*;
     use crate::testing::{Rng, assert_truncation_fails, hex};

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use quorate_proto::{SessionId, Zxid};
 
 use crate::DecodeError;
-use crate::jute::archive::{Reader, framed};
+use crate::jute::archive::{Reader, Writer};
 
 /// Bytes of a session's password.
 pub const PASSWORD_LEN: usize = 16;
@@ -51,7 +51,7 @@ impl<'a> ConnectRequest<'a> {
 
     /// Appends the frame with its length.
     pub fn encode(&self, out: &mut BytesMut) {
-        framed(out, |writer| {
+        Writer::new(out).framed(|writer| {
             writer.int(self.protocol_version);
             writer.zxid(self.last_zxid_seen);
             writer.int(self.timeout_ms);
@@ -75,7 +75,7 @@ pub fn encode_connect_response(
     has_read_only: bool,
     out: &mut BytesMut,
 ) {
-    framed(out, |writer| {
+    Writer::new(out).framed(|writer| {
         writer.int(0);
         writer.int(timeout_ms);
         writer.long(session.0 as i64);

@@ -10,7 +10,7 @@ use quorate_tree::request::Query;
 use quorate_tree::{Acl, Op, Request};
 
 use crate::DecodeError;
-use crate::jute::archive::{Reader, Writer, framed};
+use crate::jute::archive::{Reader, Writer};
 use crate::jute::opcode;
 
 /// The xid of a ping and of its answer.
@@ -222,9 +222,7 @@ pub fn encode_request(xid: i32, request: &ClientRequest<'_>, out: &mut BytesMut)
 
 fn encode_write(xid: i32, request: &Request<'_>, out: &mut BytesMut) {
     match request {
-        Request::Single(op) => {
-            encode_framed(xid, opcode_of(op), out, |writer| put_op(op, writer));
-        }
+        Request::Single(op) => encode_op(xid, op, out),
         Request::Multi(ops) => encode_multi(xid, ops, out),
         Request::CreateSession { timeout_ms } => {
             encode_framed(xid, opcode::CREATE_SESSION, out, |writer| writer.int(*timeout_ms));
@@ -273,10 +271,7 @@ pub fn encode_create(
 
 /// Appends delete (2).
 pub fn encode_delete(xid: i32, path: &[u8], version: i32, out: &mut BytesMut) {
-    encode_framed(xid, opcode::DELETE, out, |writer| {
-        writer.bytes(path);
-        writer.int(version);
-    });
+    encode_op(xid, &Op::Delete { path, version }, out);
 }
 
 /// Appends setData (5).
@@ -287,11 +282,7 @@ pub fn encode_set_data(
     version: i32,
     out: &mut BytesMut,
 ) {
-    encode_framed(xid, opcode::SET_DATA, out, |writer| {
-        writer.bytes(path);
-        writer.buffer(data);
-        writer.int(version);
-    });
+    encode_op(xid, &Op::SetData { path, data, version }, out);
 }
 
 /// Appends exists (3).
@@ -351,6 +342,10 @@ pub fn encode_close_session(xid: i32, out: &mut BytesMut) {
     encode_framed(xid, opcode::CLOSE_SESSION, out, |_| {});
 }
 
+fn encode_op(xid: i32, op: &Op<'_>, out: &mut BytesMut) {
+    encode_framed(xid, opcode_of(op), out, |writer| put_op(op, writer));
+}
+
 fn encode_watched(xid: i32, opcode: i32, path: &[u8], watch: bool, out: &mut BytesMut) {
     encode_framed(xid, opcode, out, |writer| {
         writer.bytes(path);
@@ -359,7 +354,7 @@ fn encode_watched(xid: i32, opcode: i32, path: &[u8], watch: bool, out: &mut Byt
 }
 
 fn encode_framed(xid: i32, opcode: i32, out: &mut BytesMut, body: impl FnOnce(&mut Writer<'_>)) {
-    framed(out, |writer| {
+    Writer::new(out).framed(|writer| {
         writer.int(xid);
         writer.int(opcode);
         body(writer);
