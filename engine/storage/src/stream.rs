@@ -49,7 +49,12 @@ struct OpenSegment {
 enum Step {
     Rest,
     Opening,
-    Reading { at: u64, len: usize },
+    Reading {
+        at: u64,
+        len: usize,
+    },
+    /// The last piece was given.
+    Over,
 }
 
 #[derive(Debug)]
@@ -103,18 +108,13 @@ impl Streams {
 
     pub(crate) fn cancel(&mut self, ops: &mut Ops, id: StreamId) {
         if let Some(found) = self.streams.iter().position(|stream| stream.id == id) {
-            let stream = self.streams.swap_remove(found);
-            if let Some(segment) = stream.segment {
-                ops.close(segment.file);
-            }
+            self.streams.swap_remove(found).close(ops);
         }
     }
 
     pub(crate) fn cancel_all(&mut self, ops: &mut Ops) {
-        for stream in self.streams.drain(..) {
-            if let Some(segment) = stream.segment {
-                ops.close(segment.file);
-            }
+        for mut stream in self.streams.drain(..) {
+            stream.close(ops);
         }
     }
 
@@ -134,24 +134,16 @@ impl Streams {
             return Ok(());
         }
         let limits = self.limits;
-        let mut ended = false;
         for stream in &mut self.streams {
             if stream.wanted && stream.step == Step::Rest {
                 stream.advance(ops, log, limits)?;
                 if let Some(piece) = stream.take_piece(limits) {
-                    ended |= piece.last;
                     emit(piece);
                 }
             }
         }
-        if ended {
-            self.streams.retain_mut(|stream| {
-                let over = stream.after >= stream.through && !stream.wanted;
-                if over && let Some(segment) = stream.segment.take() {
-                    ops.close(segment.file);
-                }
-                !over
-            });
+        for mut stream in self.streams.extract_if(.., |stream| stream.step == Step::Over) {
+            stream.close(ops);
         }
         Ok(())
     }
@@ -215,9 +207,7 @@ impl Stream {
     }
 
     fn open(&mut self, ops: &mut Ops, segment: &Segment, limits: StreamLimits) {
-        if let Some(open) = self.segment.take() {
-            ops.close(open.file);
-        }
+        self.close(ops);
         let seq = segment.header.seq;
         let file = ops.open(Owner::Stream(self.id), name::segment(seq), OpenMode::Read);
         let start = segment.seek(self.after);
@@ -225,6 +215,12 @@ impl Stream {
         let window = Frame::default();
         self.segment = Some(OpenSegment { seq, file, reader, window, at: 0 });
         self.step = Step::Opening;
+    }
+
+    fn close(&mut self, ops: &mut Ops) {
+        if let Some(open) = self.segment.take() {
+            ops.close(open.file);
+        }
     }
 
     fn read_on(
@@ -282,6 +278,9 @@ impl Stream {
         let last = self.after >= self.through;
         if self.step != Step::Rest || !(last || self.is_full(limits)) {
             return None;
+        }
+        if last {
+            self.step = Step::Over;
         }
         self.wanted = false;
         self.len = 0;

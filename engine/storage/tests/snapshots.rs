@@ -421,6 +421,19 @@ fn a_stream_reads_behind_a_truncation_and_after_a_restart() {
 }
 
 #[test]
+fn an_empty_range_waits_for_its_reader_while_another_stream_ends() {
+    let (mut rig, _) = Rig::start(small(), FakeDisk::default());
+    rig.promise(1);
+    rig.append_each(1, 1..=2, 100);
+    let empty = rig.store.stream(z(1, 2), z(1, 2)).expect("the range is held");
+    assert_eq!(read_stream(&mut rig, z(1, 1), z(1, 2)), [z(1, 2)]);
+    rig.store.stream_next(empty);
+    rig.settle();
+    let piece = StoreEvent::StreamChunk { stream: empty, frames: Vec::new(), last: true };
+    assert!(rig.events.contains(&piece));
+}
+
+#[test]
 fn a_segment_that_a_stream_needs_stays() {
     let (mut rig, _) = Rig::start(small(), FakeDisk::default());
     rig.promise(1);
