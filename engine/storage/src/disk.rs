@@ -122,6 +122,23 @@ pub enum DiskOp {
     },
 }
 
+impl DiskOp {
+    /// The operation, unless it has no outcome.
+    pub const fn id(&self) -> Option<OpId> {
+        match self {
+            Self::Open { id, .. }
+            | Self::Write { id, .. }
+            | Self::Allocate { id, .. }
+            | Self::Sync { id, .. }
+            | Self::Read { id, .. }
+            | Self::Rename { id, .. }
+            | Self::Remove { id, .. }
+            | Self::SyncDir { id } => Some(*id),
+            Self::Close { .. } => None,
+        }
+    }
+}
+
 /// What a disk operation came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskDone {

@@ -334,11 +334,6 @@ impl SegmentReader {
         self.offset
     }
 
-    /// The last zxid read, or the one before the segment if that is known.
-    pub fn last(&self) -> Option<Zxid> {
-        self.last
-    }
-
     /// The checksum of the last block header read.
     pub fn chain(&self) -> Option<u32> {
         self.chain

@@ -285,7 +285,7 @@ impl DiskRing {
     // Operations on an open file.
 
     fn enqueue(&mut self, id: FileId, op: DiskOp) {
-        self.queued += usize::from(op_id(&op).is_some());
+        self.queued += usize::from(op.id().is_some());
         match self.files.get_mut(&id) {
             Some(file) => {
                 file.queue.push_back(op);
@@ -319,7 +319,7 @@ impl DiskRing {
 
     /// Reports a queued operation as failed without having begun it.
     fn refuse(&mut self, op: &DiskOp, what: String, errno: i32) {
-        if let Some(id) = op_id(op) {
+        if let Some(id) = op.id() {
             self.queued -= 1;
             self.report(id, Err(DiskError { what, errno }));
         }
@@ -740,20 +740,6 @@ impl Read {
     fn into_frame(self) -> Frame {
         let end = self.filled.clamp(self.skip, self.skip + self.len);
         Frame::from(Bytes::from_owner(self.buffer).slice(self.skip..end))
-    }
-}
-
-fn op_id(op: &DiskOp) -> Option<OpId> {
-    match op {
-        DiskOp::Open { id, .. }
-        | DiskOp::Write { id, .. }
-        | DiskOp::Allocate { id, .. }
-        | DiskOp::Sync { id, .. }
-        | DiskOp::Read { id, .. }
-        | DiskOp::Rename { id, .. }
-        | DiskOp::Remove { id, .. }
-        | DiskOp::SyncDir { id, .. } => Some(*id),
-        DiskOp::Close { .. } => None,
     }
 }
 

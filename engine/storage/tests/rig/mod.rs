@@ -174,24 +174,14 @@ impl FakeDisk {
     }
 
     fn execute(&mut self, op: DiskOp) -> Option<DiskDone> {
+        let id = op.id();
         if self.refuse.is_some_and(|refuse| refuse(&op)) {
-            let id = match op {
-                DiskOp::Open { id, .. }
-                | DiskOp::Write { id, .. }
-                | DiskOp::Allocate { id, .. }
-                | DiskOp::Sync { id, .. }
-                | DiskOp::Read { id, .. }
-                | DiskOp::Rename { id, .. }
-                | DiskOp::Remove { id, .. }
-                | DiskOp::SyncDir { id, .. } => id,
-                DiskOp::Close { .. } => return None,
-            };
             let error = DiskError { what: "refused".to_string(), errno: 28 };
-            return Some(DiskDone { id, result: Err(error) });
+            return id.map(|id| DiskDone { id, result: Err(error) });
         }
         let mut output = DiskOutput::Done;
-        let id = match op {
-            DiskOp::Open { id, file, path, mode, .. } => {
+        match op {
+            DiskOp::Open { file, path, mode, .. } => {
                 let found = self.dir.get(&path).copied();
                 let inode = match mode {
                     OpenMode::CreateNew => {
@@ -206,13 +196,11 @@ impl FakeDisk {
                     }
                 };
                 assert!(self.open.insert(file, inode).is_none(), "a handle is used again");
-                id
             }
             DiskOp::Close { file } => {
                 assert!(self.open.remove(&file).is_some(), "closed twice");
-                return None;
             }
-            DiskOp::Write { id, file, offset, parts, len, sync } => {
+            DiskOp::Write { file, offset, parts, len, sync, .. } => {
                 assert!(offset.is_multiple_of(BLOCK_SIZE as u64) && len.is_multiple_of(BLOCK_SIZE));
                 self.write_max = self.write_max.max(len);
                 self.fills += usize::from(parts.is_empty());
@@ -227,44 +215,37 @@ impl FakeDisk {
                 } else {
                     inode.unsynced.push((offset as usize, bytes));
                 }
-                id
             }
-            DiskOp::Allocate { id, file, len } => {
+            DiskOp::Allocate { file, len, .. } => {
                 let inode = &mut self.inodes[self.open[&file]];
                 inode.data.resize(len as usize, 0);
-                id
             }
-            DiskOp::Sync { id, file } => {
+            DiskOp::Sync { file, .. } => {
                 let inode = &mut self.inodes[self.open[&file]];
                 inode.durable = inode.data.clone();
                 inode.unsynced.clear();
-                id
             }
-            DiskOp::Read { id, file, offset, len } => {
+            DiskOp::Read { file, offset, len, .. } => {
                 assert!(offset.is_multiple_of(BLOCK_SIZE as u64), "a direct read is aligned");
                 assert!(len.is_multiple_of(BLOCK_SIZE as u32), "a direct read is aligned");
                 let data = &self.inodes[self.open[&file]].data;
                 let start = data.len().min(offset as usize);
                 let end = data.len().min(offset as usize + len as usize);
                 output = DiskOutput::Bytes(Frame::copy_from(&data[start..end]));
-                id
             }
-            DiskOp::Rename { id, from, to } => {
+            DiskOp::Rename { from, to, .. } => {
                 assert!(self.dir.contains_key(&from), "{from} is not there");
                 self.change(DirChange::Rename(from, to));
-                id
             }
-            DiskOp::Remove { id, path } => {
+            DiskOp::Remove { path, .. } => {
                 self.change(DirChange::Remove(path));
-                id
             }
-            DiskOp::SyncDir { id } => {
+            DiskOp::SyncDir { .. } => {
                 self.durable_dir = self.dir.clone();
                 self.dir_changes.clear();
-                id
             }
-        };
-        Some(DiskDone { id, result: Ok(output) })
+        }
+        id.map(|id| DiskDone { id, result: Ok(output) })
     }
 
     fn change(&mut self, change: DirChange) {
