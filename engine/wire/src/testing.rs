@@ -84,3 +84,23 @@ pub(crate) fn acl(rng: &mut Rng) -> Vec<Acl> {
         })
         .collect()
 }
+
+/// What operations and transactions are made of.
+pub(crate) struct Parts {
+    pub(crate) path: Vec<u8>,
+    pub(crate) data: Option<Vec<u8>>,
+    pub(crate) acl: Vec<Acl>,
+    pub(crate) number: i32,
+    pub(crate) flag: bool,
+}
+
+/// Any parts.
+pub(crate) fn parts(rng: &mut Rng) -> Parts {
+    Parts {
+        path: rng.bytes(30),
+        data: rng.coin().then(|| rng.bytes(100)),
+        acl: acl(rng),
+        number: rng.next() as i32,
+        flag: rng.coin(),
+    }
+}

@@ -241,7 +241,7 @@ mod tests {
     use quorate_tree::Acl;
 
     use super::*;
-    use crate::testing::{Rng, assert_truncation_fails, hex};
+    use crate::testing::{Parts, Rng, assert_truncation_fails, hex, parts};
 
     const SESSION: SessionId = SessionId(0x0100_001e_4de7_0000);
     const TIME: i64 = 0x0000_01a2_08db_c0f3;
@@ -385,24 +385,6 @@ mod tests {
             bytes.extend_from_slice(&hex("00000002 00000001e793212e")[..len]);
             let (_, txn, digest) = decode_txn(&bytes).unwrap();
             assert_eq!((txn, digest), (create_x(false), None));
-        }
-    }
-
-    struct Parts {
-        path: Vec<u8>,
-        data: Option<Vec<u8>>,
-        acl: Vec<Acl>,
-        number: i32,
-        flag: bool,
-    }
-
-    fn parts(rng: &mut Rng) -> Parts {
-        Parts {
-            path: rng.bytes(30),
-            data: rng.coin().then(|| rng.bytes(100)),
-            acl: crate::testing::acl(rng),
-            number: rng.next() as i32,
-            flag: rng.coin(),
         }
     }
 

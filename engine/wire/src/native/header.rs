@@ -24,8 +24,6 @@ pub const VERSION: u8 = 1;
 pub const HEADER_LEN: usize = Header::LEN;
 /// Bytes from which a frame's length is known: magic, version, kind, body length.
 pub const PREFIX_LEN: usize = 8;
-/// The longest body of a control packet, bytes (`safety.md` 8.2).
-pub const CONTROL_BODY_MAX: u32 = 64 * 1024;
 /// The longest body of a snapshot's piece unless [`Limits::body_max`] is higher, bytes.
 pub const SNAP_CHUNK_BODY_MAX: u32 = 1024 * 1024;
 
@@ -500,7 +498,8 @@ mod tests {
             let Ok(kind) = Kind::from_u8(number) else { continue };
             kinds += 1;
             assert_eq!(kind as u8, number);
-            assert!(kind.fixed_len() <= CONTROL_BODY_MAX);
+            // The bound of a control packet (`safety.md` 8.2).
+            assert!(kind.fixed_len() <= 64 * 1024);
             assert!(kind.fixed_len() <= kind.body_max(Limits { body_max: 1 << 20 }));
         }
         assert_eq!(kinds, 23);

@@ -167,18 +167,6 @@ impl<E: fmt::Display> fmt::Display for EntryError<E> {
 
 impl<E: core::error::Error> core::error::Error for EntryError<E> {}
 
-/// Decodes the whole entries at the start of `bytes` and says how many bytes they took; the rest is
-/// the beginning of an entry that goes on elsewhere.
-///
-/// # Errors
-/// The first entry that does not hold together, or what `each` returns.
-pub fn decode_entries<E>(
-    bytes: &[u8],
-    mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
-) -> Result<usize, EntryError<E>> {
-    Scratch::default().decode_entries(bytes, |entry| each(entry).map_err(EntryError::Refused))
-}
-
 /// Decodes a snapshot that arrives in pieces, which may end anywhere. An entry that lies within one
 /// piece is read in place; one that was cut is assembled once.
 #[derive(Debug, Default)]
@@ -273,6 +261,8 @@ struct Scratch {
 }
 
 impl Scratch {
+    /// Decodes the whole entries at the start of `bytes` and says how many bytes they took; the rest
+    /// is the beginning of an entry that goes on elsewhere.
     fn decode_entries<E>(
         &mut self,
         bytes: &[u8],
@@ -376,19 +366,12 @@ impl NodeHead {
 mod tests {
     use core::convert::Infallible;
 
-    use quorate_tree::acl::Id;
-
     use super::*;
-    use crate::testing::{Rng, assert_truncation_fails, hex};
+    use crate::testing::{self, Rng, assert_truncation_fails, hex};
 
     fn random_entry(rng: &mut Rng) -> (Vec<u8>, Option<Vec<u8>>, Vec<Acl>, StatPersisted) {
         let acl = match rng.below(4) {
-            0 => (0..rng.below(3))
-                .map(|_| Acl {
-                    perms: Permissions(rng.next() as i32),
-                    id: Id { scheme: rng.bytes(8).into(), id: rng.bytes(30).into() },
-                })
-                .collect(),
+            0 => testing::acl(rng),
             _ => alloc::vec![Acl::open()],
         };
         let stat = StatPersisted {
@@ -464,9 +447,9 @@ mod tests {
         let (bytes, words) = random_snapshot(7);
         for cut in 0..bytes.len() {
             let mut count = 0;
-            let taken = decode_entries(&bytes[..cut], |_| {
+            let taken = Scratch::default().decode_entries::<Infallible>(&bytes[..cut], |_| {
                 count += 1;
-                Ok::<(), Infallible>(())
+                Ok(())
             });
             assert!(taken.unwrap() <= cut);
             assert!(count < words.len());
@@ -497,9 +480,12 @@ mod tests {
 
     #[test]
     fn entries_that_do_not_hold_together_are_refused() {
-        let refused = |bytes: &[u8]| match decode_entries(bytes, |_| Ok::<(), Infallible>(())) {
-            Err(EntryError::Bytes(error)) => error,
-            other => panic!("{other:?}"),
+        let refused = |bytes: &[u8]| {
+            let taken = Scratch::default().decode_entries::<Infallible>(bytes, |_| Ok(()));
+            match taken {
+                Err(EntryError::Bytes(error)) => error,
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(refused(&hex("0401000000000000")), DecodeError::UnknownKind { got: 4 });
         assert_eq!(refused(&hex("0102000000000000")), DecodeError::BadVersion { got: 2 });
@@ -532,7 +518,7 @@ mod tests {
             let mut bytes = BytesMut::new();
             put_head(KIND_NODE, FLAG_NULL_DATA, body.len(), &mut bytes);
             bytes.extend_from_slice(body);
-            decode_entries(&bytes, |_| Ok::<(), Infallible>(())).is_err()
+            Scratch::default().decode_entries::<Infallible>(&bytes, |_| Ok(())).is_err()
         });
     }
 

@@ -10,7 +10,7 @@ use quorate_tree::request::Query;
 use quorate_tree::{Acl, Op, Request, Stat};
 
 use super::*;
-use crate::testing::{Rng, assert_truncation_fails, hex};
+use crate::testing::{Parts, Rng, assert_truncation_fails, hex, parts};
 use crate::{DecodeError, Frame, FrameReader, Framing};
 
 /// The only frame in `bytes`, without its length.
@@ -208,24 +208,6 @@ fn a_sync_echoes_its_path_even_a_null_one() {
     }
     let reply = encoded(|out| encode_sync_reply(7, 9, b"\0\0", out));
     assert_eq!(ReplyHeader::decode(&frame(&reply)).unwrap().1, hex("ffffffff"));
-}
-
-struct Parts {
-    path: Vec<u8>,
-    data: Option<Vec<u8>>,
-    acl: Vec<Acl>,
-    number: i32,
-    flag: bool,
-}
-
-fn parts(rng: &mut Rng) -> Parts {
-    Parts {
-        path: rng.bytes(30),
-        data: rng.coin().then(|| rng.bytes(60)),
-        acl: crate::testing::acl(rng),
-        number: rng.next() as i32,
-        flag: rng.coin(),
-    }
 }
 
 fn op(parts: &Parts, which: usize) -> Op<'_> {
