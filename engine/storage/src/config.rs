@@ -26,7 +26,7 @@ pub struct StoreConfig {
     pub writes_max: usize,
     /// The longest body of a record in bytes.
     pub body_len_max: u32,
-    /// The longest chunk of a snapshot in bytes.
+    /// The longest chunk of a snapshot file in bytes.
     pub chunk_len_max: usize,
     /// How much of a new segment is written with zeros at once, in bytes.
     pub fill_len: u64,
@@ -61,7 +61,10 @@ impl StoreConfig {
         assert!(self.segment_len <= u64::from(u32::MAX), "block lengths have 32 bits");
         assert!((1..=4).contains(&self.writes_max), "writes_max is 1 to 4");
         assert!(self.fill_len > 0 && self.fill_len.is_multiple_of(BLOCK_SIZE as u64));
-        assert!(chunk_fits(self.chunk_len_max), "a chunk must fit a read");
+        assert!(
+            self.chunk_len_max > 0 && chunk_fits(self.chunk_len_max),
+            "a chunk must fit a read"
+        );
         assert!(self.batch_len_max > 0 && self.stream_len > 0);
     }
 }

@@ -140,10 +140,14 @@ impl SnapshotWriter {
         !self.complete && self.waiting_len < WAITING_MAX
     }
 
-    pub(crate) fn push(&mut self, bytes: Frame, last: bool) {
+    /// Takes the next chunk; one above the limit becomes several in the file.
+    pub(crate) fn push(&mut self, mut bytes: Frame, last: bool) {
         assert!(!self.complete, "a chunk after the last one");
-        assert!(bytes.len() <= self.chunk_len_max, "a chunk above the limit");
         self.waiting_len += bytes.len();
+        while bytes.len() > self.chunk_len_max {
+            self.waiting.push_back(bytes.slice(..self.chunk_len_max));
+            bytes = bytes.slice(self.chunk_len_max..);
+        }
         self.waiting.push_back(bytes);
         self.complete = last;
     }

@@ -223,12 +223,13 @@ impl Store {
             Some(SnapshotWriter::new(self.next_snapshot, header, self.config.chunk_len_max));
     }
 
-    /// Gives the next chunk of the snapshot that was begun. With the last chunk of a received
+    /// Gives the next chunk of the snapshot that was begun; a longer one than
+    /// [`StoreConfig::chunk_len_max`] comes back as several. With the last chunk of a received
     /// snapshot the history begins again at its zxid; [`Durable::Snapshot`] confirms that. An own
     /// one is confirmed by [`StoreEvent::SnapshotWritten`].
     ///
     /// # Panics
-    /// If no snapshot was begun or its last chunk was given; if the chunk is above the limit.
+    /// If no snapshot was begun or its last chunk was given.
     pub fn snapshot_chunk(&mut self, bytes: Frame, last: bool) {
         let snapshot = self.snapshot.as_mut().expect("a chunk follows begin_snapshot");
         snapshot.push(bytes, last);

@@ -335,6 +335,23 @@ fn an_own_snapshot_waits_until_the_log_is_durable_as_far() {
 }
 
 #[test]
+fn a_long_chunk_comes_back_as_several() {
+    let (mut rig, _) = Rig::start(small(), FakeDisk::default());
+    rig.promise(1);
+    rig.append_each(1, 1..=2, 100);
+    let long: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8).collect();
+    rig.store.begin_snapshot(z(1, 2), SnapshotKind::Own);
+    rig.store.snapshot_chunk(Frame::copy_from(&long), false);
+    rig.store.snapshot_chunk(Frame::copy_from(&long[..8000]), true);
+    rig.settle();
+    let (rig, recovered) = Rig::start(small(), rig.disk.restart());
+    assert_eq!(recovered.snapshot, Some(z(1, 2)));
+    let lens: Vec<usize> = rig.chunks().iter().map(Vec::len).collect();
+    assert_eq!(lens, [8000, 8000, 4000, 8000]);
+    assert_eq!(rig.chunks().concat(), [&long[..], &long[..8000]].concat());
+}
+
+#[test]
 fn the_producer_of_a_snapshot_is_held_back() {
     let config = StoreConfig { chunk_len_max: 1 << 20, ..small() };
     let (mut rig, _) = Rig::start(config, FakeDisk::default());
