@@ -20,6 +20,7 @@ use quorate_peer::{Limits, Peer, StateMachine};
 use quorate_proto::ServerId;
 use quorate_proto::quorum::{Hierarchical, Membership, QuorumVerifier};
 use quorate_storage::StoreConfig;
+use quorate_wire::native::snapshot::ENTRY_LEN_MAX;
 
 use crate::addresses::{Addresses, Lookups};
 use crate::config::{self, Config, HostPort};
@@ -101,7 +102,7 @@ impl Server {
     /// If a port cannot be bound, the data directory cannot be used, or io_uring is refused. What
     /// the data directory holds is read by the running server: see [`Server::wait_serving`].
     pub fn start(config: Config) -> Result<Self, Error> {
-        let txn_len_max = 2 * config.jute_maxbuffer as usize;
+        let txn_len_max = txn_len_max(config.jute_maxbuffer) as usize;
         Self::start_with(config, ZnodeMachine::with_limits(hash_seed(), txn_len_max))
     }
 
@@ -490,13 +491,22 @@ fn homes(plan: &Plan) -> Homes {
     }
 }
 
+const _: () = {
+    // A node's path and data come with one request, its access control list with one transaction.
+    let node = config::JUTE_MAXBUFFER_MAX + txn_len_max(config::JUTE_MAXBUFFER_MAX);
+    assert!(node + 64 * 1024 <= ENTRY_LEN_MAX);
+};
+
+/// A transaction may have twice a request's length (jute.maxbuffer.extrasize).
+const fn txn_len_max(jute_maxbuffer: u32) -> u32 {
+    2 * jute_maxbuffer
+}
+
 fn limits(config: &Config) -> Limits {
-    let frame = config.jute_maxbuffer;
     Limits {
-        client_frame_max: frame,
-        // A transaction may have twice a request's length (jute.maxbuffer.extrasize), and a forwarded
-        // request its identities.
-        body_max: frame.saturating_mul(2).saturating_add(64 * 1024),
+        client_frame_max: config.jute_maxbuffer,
+        // A transaction with its header, or a forwarded request with its identities.
+        body_max: txn_len_max(config.jute_maxbuffer) + 64 * 1024,
         window_max: config.window_max,
         ..Limits::DEFAULT
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use quorate::config::JUTE_MAXBUFFER_MAX;
 use quorate::{Acl, Config, CreateMode, Op, Permissions, Server, Session};
 use quorate_proto::Ticks;
 use quorate_tree::acl::Id;
@@ -61,6 +62,23 @@ fn create(session: &Session, path: &str, acl: Vec<Acl>) {
     let path = path.as_bytes();
     let create = Op::Create { path, data: None, acl, flags: 0, with_stat: false };
     session.multi(&[create]).wait().expect("a create");
+}
+
+#[test]
+fn the_largest_node_comes_back_from_a_snapshot() {
+    let len = JUTE_MAXBUFFER_MAX as usize - 200;
+    let data: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = start(&folder, JUTE_MAXBUFFER_MAX);
+    let writer = session(&server);
+    create(&writer, "/large", long_list(len));
+    writer.set_data("/large", &data, -1).wait().expect("a write");
+    wait_for_snapshot(&folder, &writer);
+    drop(writer);
+    server.shutdown().expect("an orderly end");
+    let server = start(&folder, JUTE_MAXBUFFER_MAX);
+    let (found, _) = session(&server).get_data("/large").wait().expect("a read");
+    assert!(found == data);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use quorate::config::JUTE_MAXBUFFER_MAX;
 use quorate_proto::Zxid;
 use quorate_storage::Reason;
 use quorate_storage::inspect::{Epochs, SegmentItem, inspect_epochs, inspect_segment};
@@ -19,8 +20,10 @@ use serde_json::{Value, json};
 
 use crate::source::FileSource;
 
-/// The longest body that any configuration allows.
+/// The longest body that any configuration allows, and slack.
 const BODY_LEN_MAX: u32 = 64 * 1024 * 1024;
+const _: () = assert!(2 * JUTE_MAXBUFFER_MAX + 64 * 1024 <= BODY_LEN_MAX);
+
 /// The folder of ours within a dataDir.
 const STORE_FOLDER: &str = "quorate";
 

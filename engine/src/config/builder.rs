@@ -12,6 +12,10 @@ use super::error::ConfigError;
 use super::member::{HostPort, Member};
 use super::{Config, FourLetterWords, Idle, Placement, Settings, Warning};
 
+/// The highest `jute.maxbuffer`, bytes: whatever requests of this length make of a znode fits one
+/// entry of a snapshot.
+pub const JUTE_MAXBUFFER_MAX: u32 = 16 * 1024 * 1024;
+
 /// Makes a [`Config`]. Every setting has a default but the data directory.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
@@ -218,8 +222,9 @@ fn check_range(settings: &Settings) -> Result<(), ConfigError> {
     if !(1..=100_000).contains(&settings.sync_limit) {
         return wrong("syncLimit", "expected 1 to 100000 ticks, e.g. syncLimit=5");
     }
-    if !(1024..=0x7fff_ffff).contains(&settings.jute_maxbuffer) {
-        return wrong("jute.maxbuffer", "expected 1024 to 2147483647 bytes");
+    if !(1024..=JUTE_MAXBUFFER_MAX).contains(&settings.jute_maxbuffer) {
+        let problem = format!("expected 1024 to {JUTE_MAXBUFFER_MAX} bytes");
+        return wrong("jute.maxbuffer", &problem);
     }
     if settings.snap_count < 2 {
         return wrong("snapCount", "expected at least 2 transactions between snapshots");
@@ -439,6 +444,8 @@ mod tests {
         assert!(key(|s| s.init_limit = 0).starts_with("initLimit: "));
         assert!(key(|s| s.sync_limit = 0).starts_with("syncLimit: "));
         assert!(key(|s| s.jute_maxbuffer = 10).starts_with("jute.maxbuffer: "));
+        let text = key(|s| s.jute_maxbuffer = JUTE_MAXBUFFER_MAX + 1);
+        assert_eq!(text, "jute.maxbuffer: expected 1024 to 16777216 bytes");
         assert!(key(|s| s.snap_count = 1).starts_with("snapCount: "));
         assert!(key(|s| s.snap_retain_count = 2).starts_with("autopurge.snapRetainCount: "));
         assert!(key(|s| s.window_max = 0).starts_with("commitLogCount: "));

@@ -17,7 +17,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use builder::Builder;
+pub use builder::{Builder, JUTE_MAXBUFFER_MAX};
 pub use error::ConfigError;
 pub use member::{HostPort, Member, MemberAddress, MemberRole};
 use quorate_proto::{ServerId, Ticks};
@@ -113,7 +113,7 @@ pub struct Settings {
     pub min_session_timeout: Duration,
     /// The longest session time-out granted.
     pub max_session_timeout: Duration,
-    /// Bytes of one client frame.
+    /// Bytes of one client frame, at most [`JUTE_MAXBUFFER_MAX`].
     pub jute_maxbuffer: u32,
     /// Which four-letter words are answered.
     pub four_letter_words: FourLetterWords,

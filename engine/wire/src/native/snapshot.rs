@@ -26,7 +26,7 @@ use crate::DecodeError;
 /// The version of the entries' layout that this crate writes and reads.
 pub const ENTRY_VERSION: u8 = 1;
 /// The longest entry, bytes behind its head: any node that a client could have made, and slack.
-pub const ENTRY_LEN_MAX: u32 = 16 * 1024 * 1024;
+pub const ENTRY_LEN_MAX: u32 = 64 * 1024 * 1024;
 
 const KIND_SESSION: u8 = 1;
 const KIND_NODE: u8 = 2;
