@@ -71,7 +71,8 @@ pub(crate) struct Args {
     /// What they do while there is nothing to do
     #[arg(long, value_enum, default_value_t = IdleArg::Auto)]
     pub(crate) idle: IdleArg,
-    /// Shards of each server in this process; 0 for what fits the CPUs
+    /// Shards of each server in this process, if the placement is dedicated; 0 for what fits the
+    /// CPUs
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) shards: u16,
     /// Threads that generate load

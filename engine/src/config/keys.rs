@@ -60,7 +60,7 @@ const EXACT: &[(&str, Fate)] = &[
     ("globalOutstandingLimit", WithoutEffect("back-pressure has bounds of its own")),
     ("jute.maxbuffer", Honoured),
     ("4lw.commands.whitelist", Honoured),
-    ("jute.maxbuffer.extrasize", WithoutEffect("the sum of both is bounded at 4 MiB")),
+    ("jute.maxbuffer.extrasize", WithoutEffect("a transaction may have twice jute.maxbuffer")),
     ("maxCnxns", ABSENT),
     ("secureClientPort", RefusedUnless("")),
     ("secureClientPortAddress", RefusedUnless("")),
