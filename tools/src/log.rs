@@ -24,8 +24,8 @@ use crate::source::FileSource;
 const BODY_LEN_MAX: u32 = 64 * 1024 * 1024;
 const _: () = assert!(2 * JUTE_MAXBUFFER_MAX + 64 * 1024 <= BODY_LEN_MAX);
 
-/// The folder of ours within a dataDir.
-const STORE_FOLDER: &str = "quorate";
+/// The folder of ours within a dataLogDir, which is the dataDir unless it is set.
+pub const STORE_FOLDER: &str = "quorate";
 
 /// Where a segment ends, and what that means.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -122,7 +122,7 @@ impl Builder {
         self
     }
 
-    /// Where the log lies; in the data directory by default.
+    /// Where log, snapshots and epochs lie; in the data directory by default.
     pub fn data_log_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_log_dir = Some(path.into());
         self

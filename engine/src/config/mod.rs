@@ -96,9 +96,9 @@ pub struct Settings {
     pub sync_limit: u32,
     /// Listens for peers on all addresses, not only on the one of its own line.
     pub quorum_listen_on_all_ips: bool,
-    /// Where snapshots and epochs lie.
+    /// Where `myid` and `initialize` lie, and all data unless `data_log_dir` is another folder.
     pub data_dir: PathBuf,
-    /// Where the log lies; equal to `data_dir` by default.
+    /// Where log, snapshots and epochs lie, in its folder `quorate`; equal to `data_dir` by default.
     pub data_log_dir: PathBuf,
     /// Whether a write is on disk before it is acknowledged. Otherwise everything is kept in memory
     /// only: a server that stops comes back empty.

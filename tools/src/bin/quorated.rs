@@ -12,6 +12,7 @@ use std::thread;
 use clap::Parser;
 use quorate::config::HostPort;
 use quorate::{Config, ConfigError, Server};
+use quorate_tools::log::STORE_FOLDER;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -38,7 +39,8 @@ The log's detail follows RUST_LOG, e.g. RUST_LOG=debug.";
 /// Runs one server of a ZooKeeper ensemble.
 ///
 /// A zoo.cfg has ZooKeeper's own keys; keys that have no effect here are named in the log. The data
-/// lie in dataDir/quorate, beside ZooKeeper's, which are never touched.
+/// lie in dataLogDir/quorate (dataDir/quorate without a dataLogDir), beside ZooKeeper's, which are
+/// never touched.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
 struct Args {
@@ -100,16 +102,19 @@ fn main() -> ExitCode {
 }
 
 fn summary(config: &Config) -> String {
-    let members = config.servers.len();
+    let place = match config.standalone {
+        true => "stands alone".to_owned(),
+        false => format!("one of {}", config.servers.len()),
+    };
     let client = match &config.client {
         Some(client) => format!("clients on {client}"),
         None => "no client port".to_owned(),
     };
-    if config.standalone {
-        format!("stands alone, {client}, data in {}", config.data_dir.display())
-    } else {
-        format!("one of {members}, {client}, data in {}", config.data_dir.display())
-    }
+    let data = match config.durable {
+        true => config.data_log_dir.join(STORE_FOLDER).display().to_string(),
+        false => "memory".to_owned(),
+    };
+    format!("{place}, {client}, data in {data}")
 }
 
 fn run(config: Config) -> ExitCode {
@@ -172,5 +177,20 @@ fn dump_histograms(server: &Server, file: &Path) {
     match File::create(file).and_then(|mut out| histograms.write_log(&mut out)) {
         Ok(()) => tracing::info!("histograms written to {}", file.display()),
         Err(error) => tracing::error!("{}: {error}", file.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_the_folder_that_has_the_data() {
+        let builder = Config::standalone("data");
+        let of = |builder: quorate::config::Builder| summary(&builder.build().expect("settings"));
+        let alone = "stands alone, clients on :2181, data in";
+        assert_eq!(of(builder.clone()), format!("{alone} data/quorate"));
+        assert_eq!(of(builder.clone().data_log_dir("log")), format!("{alone} log/quorate"));
+        assert_eq!(of(builder.durable(false)), format!("{alone} memory"));
     }
 }
