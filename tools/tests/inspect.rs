@@ -122,6 +122,31 @@ fn a_record_that_is_damaged_before_others_is_reported_with_its_place() {
 }
 
 #[test]
+fn a_damaged_copy_of_the_epochs_is_not_well() {
+    let folder = written();
+    let epochs = folder.path().join("quorate/epochs");
+    for slot in [0, 4096] {
+        flip(&epochs, slot + 40);
+        let output = quorate(&["log"], folder.path());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("one of the two copies is damaged"), "{text}");
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        flip(&epochs, slot + 40);
+    }
+}
+
+#[test]
+fn a_time_that_no_server_can_be_given_is_a_wrong_command_line() {
+    for timeout in ["0", "-1", "soon", "1e9", "NaN"] {
+        let option = format!("--timeout={timeout}");
+        let output = quorate(&["status", &option], Path::new("127.0.0.1:1"));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{timeout}: {text}");
+        assert!(text.contains("--timeout"), "{text}");
+    }
+}
+
+#[test]
 fn records_are_listed_one_a_line() {
     let folder = written();
     let output = quorate(&["log", "--records"], folder.path());

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use quorate_tools::chart::Chart;
 use quorate_tools::hist::{Dump, comparison, comparison_json};
@@ -65,8 +65,8 @@ struct StatusArgs {
     #[arg(required = true, value_name = "HOST:PORT")]
     servers: Vec<String>,
     /// How long a server may take to answer, in seconds
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
-    timeout: f64,
+    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
+    timeout: Duration,
     /// Print one JSON array
     #[arg(long)]
     json: bool,
@@ -157,17 +157,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
 }
 
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (0.001..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("expected seconds, e.g. --timeout 2")
+}
+
 /// Whether all of them serve.
 fn run_status(args: &StatusArgs) -> Result<bool> {
-    if !(0.001..=3600.0).contains(&args.timeout) {
-        bail!("--timeout {}: expected seconds, e.g. --timeout 2", args.timeout);
-    }
-    let limit = Duration::from_secs_f64(args.timeout);
     let asked: Vec<_> = args
         .servers
         .iter()
         .map(|server| {
-            let name = server.clone();
+            let (name, limit) = (server.clone(), args.timeout);
             thread::spawn(move || status::ask(&name, limit))
         })
         .collect();
@@ -312,7 +313,7 @@ fn run_epochs(args: &LogArgs, path: &Path, out: &mut impl Write) -> Result<bool>
             if epochs.damaged { "; one of the two copies is damaged" } else { "" },
         )?;
     }
-    Ok(!epochs.quarantined)
+    Ok(!epochs.quarantined && !epochs.damaged)
 }
 
 /// Whether all snapshots are whole.
