@@ -96,6 +96,8 @@ fn a_server_that_is_not_there_is_an_error_that_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("expected HOST:PORT"), "{text}");
-    let output = bench(out.path(), &["--read-share", "2"]);
-    assert_eq!(output.status.code(), Some(2));
+    for wrong in [["--read-share", "2"], ["--servers", "0"], ["--servers", "10"]] {
+        let output = bench(out.path(), &wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
 }
