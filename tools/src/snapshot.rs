@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use quorate_storage::inspect::verify_snapshot;
 use quorate_storage::snapshot::{SnapshotHeader, SnapshotTotals};
 use quorate_tree::snapshot::{Entry, Restore};
@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub header: SnapshotHeader,
     /// Chunks and bytes.
     pub totals: SnapshotTotals,
-    /// What the tree in it is; nothing where it is a state of an embedder's own.
-    pub tree: Option<Tree>,
+    /// What the tree in it is.
+    pub tree: Tree,
 }
 
 /// The rebuilt tree.
@@ -50,43 +50,47 @@ pub fn snapshots_of(path: &Path) -> Result<Vec<PathBuf>> {
     files_of(path, "snapshot.", "snapshots")
 }
 
-/// Reads a snapshot, rebuilds the tree in it, and writes a line per entry to `nodes` if asked to.
+/// Reads a snapshot, rebuilds the tree in it, and writes a line per entry to `nodes` if asked to. The
+/// inner error is what is wrong with the snapshot, and where.
 ///
 /// # Errors
-/// What is wrong with the file, and where.
-pub fn verify(path: &Path, mut nodes: Option<&mut dyn Write>) -> Result<Snapshot> {
+/// If the system cannot read the file, or those of `nodes`.
+pub fn verify(path: &Path, mut nodes: Option<&mut dyn Write>) -> Result<Result<Snapshot, String>> {
     let of_file = || path.display().to_string();
     let mut source = FileSource::open(path).with_context(of_file)?;
     let mut reader = EntryReader::new();
     let mut restore = Restore::new(0);
-    let mut failed = None;
+    let (mut failed, mut unwritten) = (None, None);
     let read = verify_snapshot(&mut source, CHUNK_LEN_MAX, |chunk| {
         if failed.is_some() {
             return;
         }
         let pushed = reader.push(&chunk, |entry| {
-            if let Some(out) = &mut nodes {
-                write_entry(&entry, out).map_err(|error| error.to_string())?;
+            if let Some(out) = &mut nodes
+                && let Err(error) = write_entry(&entry, out)
+            {
+                unwritten = Some(error);
+                return Err("its entries cannot be written".to_owned());
             }
             restore.push(&entry).map_err(|error| error.to_string())
         });
         failed = pushed.err().map(|error| error.to_string());
     });
-    if let Some(error) = source.take_failure() {
+    if let Some(error) = source.take_failure().or(unwritten) {
         return Err(error).with_context(of_file);
     }
-    let place = |(offset, reason)| anyhow!("{}: at {offset}: {reason}", path.display());
-    let (header, totals) = read.map_err(place)?;
-    if let Some(why) = failed {
-        return Err(anyhow!("{}: {why}", path.display()));
-    }
-    let tree = restore.finish().map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    let tree = Tree {
-        sessions: tree.session_count() as u64,
-        nodes: tree.node_count() as u64,
-        digest: tree.digest(),
-    };
-    Ok(Snapshot { path: path.to_owned(), header, totals, tree: Some(tree) })
+    let found = read.map_err(|(offset, reason)| format!("at {offset}: {reason}"));
+    let found = found.and_then(|(header, totals)| {
+        failed.map_or(Ok(()), Err)?;
+        let tree = restore.finish().map_err(|error| error.to_string())?;
+        let tree = Tree {
+            sessions: tree.session_count() as u64,
+            nodes: tree.node_count() as u64,
+            digest: tree.digest(),
+        };
+        Ok(Snapshot { path: path.to_owned(), header, totals, tree })
+    });
+    Ok(found.map_err(|why| format!("{}: {why}", path.display())))
 }
 
 fn write_entry(entry: &Entry<'_>, out: &mut dyn Write) -> io::Result<()> {
@@ -112,12 +116,10 @@ fn write_entry(entry: &Entry<'_>, out: &mut dyn Write) -> io::Result<()> {
 impl Snapshot {
     /// One line for people.
     pub fn line(&self) -> String {
-        let tree = self.tree.map_or_else(String::new, |tree| {
-            let Tree { sessions, nodes, digest } = tree;
-            format!("{nodes} znodes, {sessions} sessions, digest {digest:#x}; ")
-        });
+        let Tree { sessions, nodes, digest } = self.tree;
         format!(
-            "{}: at {}, server {}, {:?}; {tree}{} bytes in {} chunks; all checks pass",
+            "{}: at {}, server {}, {:?}; {nodes} znodes, {sessions} sessions, digest {digest:#x}; \
+             {} bytes in {} chunks; all checks pass",
             self.path.display(),
             self.header.zxid,
             self.header.sid,
@@ -137,9 +139,9 @@ impl Snapshot {
             "kind": format!("{:?}", self.header.kind),
             "bytes": self.totals.bytes,
             "chunks": self.totals.chunks,
-            "znodes": self.tree.map(|tree| tree.nodes),
-            "sessions": self.tree.map(|tree| tree.sessions),
-            "digest": self.tree.map(|tree| format!("{:#x}", tree.digest)),
+            "znodes": self.tree.nodes,
+            "sessions": self.tree.sessions,
+            "digest": format!("{:#x}", self.tree.digest),
         })
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Parses the command line and prints what the modules of this package give back.
 
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -324,24 +323,19 @@ fn run_snapshot(args: &SnapshotArgs) -> Result<bool> {
     for path in &args.paths {
         for file in snapshot::snapshots_of(path)? {
             progress.tell(|| format!("verifying {}", file.display()));
-            File::open(&file).with_context(|| file.display().to_string())?;
             let nodes = args.nodes.then_some(&mut out as &mut dyn Write);
             let found = snapshot::verify(&file, nodes);
             progress.clear();
-            match found {
+            match found? {
                 Ok(snapshot) if args.json => writeln!(out, "{}", snapshot.json())?,
                 Ok(snapshot) => writeln!(out, "{}", snapshot.line())?,
                 Err(error) => {
                     is_well = false;
                     if args.json {
-                        let error = format!("{error:#}");
-                        writeln!(
-                            out,
-                            "{}",
-                            json!({ "file": file, "valid": false, "error": error })
-                        )?;
+                        let line = json!({ "file": file, "valid": false, "error": error });
+                        writeln!(out, "{line}")?;
                     } else {
-                        eprintln!("damaged: {error:#}");
+                        eprintln!("damaged: {error}");
                     }
                 }
             }
