@@ -4,10 +4,12 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
-use quorate::config::{Idle, Placement};
+use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use quorate::config::{ConfigError, Idle, Placement};
 
 use crate::open_loop::Arrivals;
 use crate::workload::Mix;
@@ -66,11 +68,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where the threads of servers in this process run
-    #[arg(long, value_enum, default_value_t = PlacementArg::Auto)]
-    pub(crate) placement: PlacementArg,
+    #[arg(
+        long,
+        default_value = "auto",
+        value_parser = one_of::<Placement>(&["auto", "single", "compact", "dedicated"])
+    )]
+    pub(crate) placement: Placement,
     /// What they do while there is nothing to do
-    #[arg(long, value_enum, default_value_t = IdleArg::Auto)]
-    pub(crate) idle: IdleArg,
+    #[arg(long, default_value = "auto", value_parser = one_of::<Idle>(&["auto", "spin", "park"]))]
+    pub(crate) idle: Idle,
     /// Shards of each server in this process, if the placement is dedicated; 0 for what fits the
     /// CPUs
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -111,42 +117,12 @@ Examples:
 Exit codes: 0 all requests were answered without error; 1 the run could not be made; 2 the command
 line is wrong; 3 the run was made, and some requests failed.";
 
-/// `--placement`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PlacementArg {
-    Auto,
-    Single,
-    Compact,
-    Dedicated,
-}
-
-impl From<PlacementArg> for Placement {
-    fn from(arg: PlacementArg) -> Self {
-        match arg {
-            PlacementArg::Auto => Self::Auto,
-            PlacementArg::Single => Self::Single,
-            PlacementArg::Compact => Self::Compact,
-            PlacementArg::Dedicated => Self::Dedicated,
-        }
-    }
-}
-
-/// `--idle`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum IdleArg {
-    Auto,
-    Spin,
-    Park,
-}
-
-impl From<IdleArg> for Idle {
-    fn from(arg: IdleArg) -> Self {
-        match arg {
-            IdleArg::Auto => Self::Auto,
-            IdleArg::Spin => Self::Spin,
-            IdleArg::Park => Self::Park,
-        }
-    }
+/// Those of a configuration's values that have a name.
+fn one_of<T>(names: &[&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = ConfigError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names.iter().copied()).try_map(|name| name.parse())
 }
 
 /// What `--servers` means.

@@ -119,8 +119,8 @@ impl Started {
         let wanted = Wanted {
             count,
             durable: !args.memory,
-            placement: args.placement.into(),
-            idle: args.idle.into(),
+            placement: args.placement,
+            idle: args.idle,
             shards: args.shards,
         };
         let environment = Environment::read((!args.memory).then(|| folder.path()));

@@ -150,6 +150,41 @@ fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
     T::try_from(value).ok()
 }
 
+impl FromStr for Placement {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "single" => Ok(Self::Single),
+            "compact" => Ok(Self::Compact),
+            "dedicated" => Ok(Self::Dedicated),
+            _ => {
+                let problem = "expected auto, single, compact or dedicated";
+                Err(ConfigError::setting("quorate.placement", problem))
+            }
+        }
+    }
+}
+
+impl FromStr for Idle {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match (text, text.strip_suffix("us").and_then(number)) {
+            ("auto", _) => Ok(Self::Auto),
+            ("spin", _) => Ok(Self::Spin),
+            ("park", _) => Ok(Self::Park),
+            (_, Some(micros)) => Ok(Self::SpinThenPark(Duration::from_micros(micros))),
+            (_, None) => {
+                let problem =
+                    "expected auto, spin, park, or the time to spin before parking, e.g. 50us";
+                Err(ConfigError::setting("quorate.idle", problem))
+            }
+        }
+    }
+}
+
 /// Both files while they become settings.
 struct Reading {
     lines: Lines,
@@ -173,6 +208,15 @@ impl Reading {
 
     fn number<T: TryFrom<u64>>(&self, key: &str, expected: &str) -> Result<Option<T>, ConfigError> {
         self.parsed(key, expected, number)
+    }
+
+    /// A setting whose type reads its own text.
+    fn setting<T>(&self, key: &str) -> Result<T, ConfigError>
+    where
+        T: FromStr<Err = ConfigError> + Default,
+    {
+        let Some(property) = self.lines.properties.get(key) else { return Ok(T::default()) };
+        property.value.parse().map_err(|error| self.located(error))
     }
 
     fn boolean(&self, key: &str) -> Result<Option<bool>, ConfigError> {
@@ -296,35 +340,15 @@ impl Reading {
     }
 
     fn threads(&self, builder: Builder) -> Result<Builder, ConfigError> {
-        let placement =
-            self.parsed("quorate.placement", "auto, single, compact or dedicated", |text| {
-                Some(match text {
-                    "auto" => Placement::Auto,
-                    "single" => Placement::Single,
-                    "compact" => Placement::Compact,
-                    "dedicated" => Placement::Dedicated,
-                    _ => return None,
-                })
-            })?;
-        let expected = "auto, spin, park, or the time to spin before parking, e.g. 50us";
-        let idle = self.parsed("quorate.idle", expected, |text| {
-            Some(match text {
-                "auto" => Idle::Auto,
-                "spin" => Idle::Spin,
-                "park" => Idle::Park,
-                _ => Idle::SpinThenPark(Duration::from_micros(number(text.strip_suffix("us")?)?)),
-            })
-        })?;
+        let placement = self.setting("quorate.placement")?;
+        let idle = self.setting("quorate.idle")?;
         let shards = self.parsed("quorate.shards", "a number from 1 to 1024, or auto", |text| {
             if text == "auto" {
                 return Some(0);
             }
             number::<u16>(text).filter(|count| (1..=1024).contains(count))
         })?;
-        Ok(builder
-            .placement(placement.unwrap_or_default())
-            .idle(idle.unwrap_or_default())
-            .shards(shards.unwrap_or_default()))
+        Ok(builder.placement(placement).idle(idle).shards(shards.unwrap_or_default()))
     }
 
     fn ensemble(&self, mut builder: Builder) -> Result<Builder, ConfigError> {
@@ -571,6 +595,20 @@ mod tests {
         assert_eq!(config.idle, Idle::SpinThenPark(Duration::from_micros(50)));
         assert_eq!((config.shards, config.cluster_id), (2, 9));
         assert_eq!(config.warnings(), []);
+    }
+
+    #[test]
+    fn placements_and_ways_to_idle_are_read_from_their_names() {
+        let placements = ["auto", "single", "compact", "dedicated"].map(|name| name.parse().ok());
+        let (compact, dedicated) = (Placement::Compact, Placement::Dedicated);
+        let expected = [Placement::Auto, Placement::Single, compact, dedicated];
+        assert_eq!(placements, expected.map(Some));
+        let idles = ["auto", "spin", "park", "0x10us"].map(|name| name.parse().ok());
+        let sixteen = Idle::SpinThenPark(Duration::from_micros(16));
+        assert_eq!(idles, [Idle::Auto, Idle::Spin, Idle::Park, sixteen].map(Some));
+        let error = "fast".parse::<Placement>().unwrap_err().to_string();
+        assert!(error.starts_with("quorate.placement: expected auto, "), "{error}");
+        assert!("us".parse::<Idle>().is_err() && "Spin".parse::<Idle>().is_err());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Starts no thread and knows the roles by name only. Never plans a CPU outside the affinity mask.
 
 use std::fmt;
-use std::str::FromStr;
 
 use super::idle::Idle;
 use super::topology::Topology;
@@ -30,24 +29,6 @@ impl Placement {
         }
     }
 }
-
-impl FromStr for Placement {
-    type Err = UnknownPlacement;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPlacement> {
-        match text.to_ascii_lowercase().as_str() {
-            "single" => Ok(Self::Single),
-            "compact" => Ok(Self::Compact),
-            "dedicated" => Ok(Self::Dedicated),
-            _ => Err(UnknownPlacement),
-        }
-    }
-}
-
-/// Not one of `single`, `compact`, `dedicated`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a placement is one of single, compact, dedicated")]
-pub struct UnknownPlacement;
 
 /// A core of the server, or the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,11 +205,5 @@ mod tests {
         assert!(dedicated.threads.iter().all(|t| t.cpu.is_some() && t.idle == Idle::ADAPTIVE));
         let plan = Plan::new(&options, &cpus(3));
         assert!(plan.threads.iter().all(|t| t.cpu.is_some() && t.idle == Idle::ADAPTIVE));
-    }
-
-    #[test]
-    fn placements_are_read_from_their_names() {
-        assert_eq!("Compact".parse(), Ok(Placement::Compact));
-        assert_eq!("fast".parse::<Placement>(), Err(UnknownPlacement));
     }
 }
