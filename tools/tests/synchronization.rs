@@ -36,21 +36,25 @@ fn read_all(ensemble: &Ensemble, count: usize) {
     }
 }
 
+/// Member `n` starts and is brought level `by` this plan; then all have `count` nodes.
+fn comes_back(ensemble: &mut Ensemble, n: usize, by: &str, count: usize) {
+    ensemble.members[n].start();
+    ensemble.wait_level();
+    let plans = plans_for(ensemble, ensemble.members[n].sid);
+    assert!(plans.last().is_some_and(|plan| plan.starts_with(by)), "{plans:?}");
+    read_all(ensemble, count);
+}
+
 #[test]
 fn a_follower_that_missed_ten_writes_comes_back_by_diff() {
     let mut ensemble = Ensemble::started(3, "");
     let leader = ensemble.wait_leader();
     let follower = ensemble.followers()[0];
-    let sid = ensemble.members[follower].sid;
     let mut client = Client::connect(ensemble.members[leader].client, 10_000).expect("a session");
     write(&mut client, 0, 5, b"before");
     ensemble.members[follower].terminate();
     write(&mut client, 5, 10, b"missed");
-    ensemble.members[follower].start();
-    ensemble.wait_level();
-    let plans = plans_for(&ensemble, sid);
-    assert!(plans.last().is_some_and(|plan| plan.starts_with("Diff")), "{plans:?}");
-    read_all(&ensemble, 15);
+    comes_back(&mut ensemble, follower, "Diff", 15);
 }
 
 #[test]
@@ -59,25 +63,16 @@ fn a_follower_that_missed_more_than_the_logs_hold_comes_back_by_snap() {
     let mut ensemble = Ensemble::started(3, extra);
     let leader = ensemble.wait_leader();
     let follower = ensemble.followers()[0];
-    let sid = ensemble.members[follower].sid;
     let mut client = Client::connect(ensemble.members[leader].client, 10_000).expect("a session");
     write(&mut client, 0, 5, b"before");
     ensemble.members[follower].terminate();
     let data = vec![b'x'; 1000];
     write(&mut client, 5, 2000, &data);
-    ensemble.members[follower].start();
-    ensemble.wait_level();
-    let plans = plans_for(&ensemble, sid);
-    assert!(plans.last().is_some_and(|plan| plan.starts_with("Snap")), "{plans:?}");
-    read_all(&ensemble, 2005);
+    comes_back(&mut ensemble, follower, "Snap", 2005);
     // What it was given is on its disk: it comes back from that alone.
     write(&mut client, 2005, 1, b"after");
     ensemble.members[follower].kill();
-    ensemble.members[follower].start();
-    ensemble.wait_level();
-    let plans = plans_for(&ensemble, sid);
-    assert!(plans.last().is_some_and(|plan| plan.starts_with("Diff")), "{plans:?}");
-    read_all(&ensemble, 2006);
+    comes_back(&mut ensemble, follower, "Diff", 2006);
 }
 
 #[test]
@@ -85,7 +80,6 @@ fn a_former_leader_with_an_uncommitted_tail_comes_back_by_trunc() {
     let mut ensemble = Ensemble::started(3, "");
     let leader = ensemble.wait_leader();
     let followers = ensemble.followers();
-    let sid = ensemble.members[leader].sid;
     let mut client = Client::connect(ensemble.members[leader].client, 10_000).expect("a session");
     write(&mut client, 0, 5, b"committed");
     ensemble.wait_level();
@@ -110,11 +104,7 @@ fn a_former_leader_with_an_uncommitted_tail_comes_back_by_trunc() {
         Client::connect(ensemble.members[new].client, 10_000).ok()
     });
     write(&mut client, 5, 5, b"after");
-    ensemble.members[leader].start();
-    ensemble.wait_level();
-    let plans = plans_for(&ensemble, sid);
-    assert!(plans.last().is_some_and(|plan| plan.starts_with("Trunc")), "{plans:?}");
-    read_all(&ensemble, 10);
+    comes_back(&mut ensemble, leader, "Trunc", 10);
 }
 
 fn wipe(ensemble: &Ensemble, n: usize) {
