@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::client::Client;
-use common::{Ensemble, wait_for};
+use common::{Ensemble, free_ports, signal, wait_end, wait_for};
 
 #[test]
 fn an_observer_serves_reads_and_writes_and_counts_for_nothing() {
@@ -108,10 +108,7 @@ fn a_terminated_server_answers_what_is_under_way_and_exits_with_zero() {
 #[test]
 fn a_server_stands_alone_without_a_file_and_dumps_its_histograms() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port();
+    let port = free_ports(1)[0];
     let mut child = Command::new(env!("CARGO_BIN_EXE_quorated"))
         .args(["--standalone", "--client-address", "127.0.0.1", "--client-port"])
         .arg(port.to_string())
@@ -124,19 +121,12 @@ fn a_server_stands_alone_without_a_file_and_dumps_its_histograms() {
     let mut client =
         wait_for("a session", Duration::from_secs(10), || Client::connect(address, 4000).ok());
     assert_eq!(client.create("/alone", b"", 0).expect("a reply"), 0);
-    let signal = |name: &str| {
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
-    };
-    signal("-USR1");
+    signal(child.id(), "USR1");
     let dump = folder.path().join("quorate-1.hlog");
     let text = wait_for("the dump", Duration::from_secs(5), || {
         std::fs::read_to_string(&dump).ok().filter(|text| text.contains("Tag=log_device"))
     });
     assert!(text.contains("Tag=end_to_end"), "{text}");
-    signal("-TERM");
-    let status = wait_for("the end", Duration::from_secs(10), || {
-        child.try_wait().expect("a child can be asked")
-    });
-    assert_eq!(status.code(), Some(0));
+    signal(child.id(), "TERM");
+    assert_eq!(wait_end(&mut child), Some(0));
 }

@@ -6,8 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use common::Ensemble;
 use common::client::Client;
+use common::{Ensemble, signal};
 
 /// The thread of the server that turns its shard.
 fn shard_thread(pid: u32) -> String {
@@ -67,8 +67,7 @@ fn messages_of_a_loaded_shard_share_their_system_calls() {
             assert_eq!(client.receive().expect("a reply").err, 0);
         }
     }
-    let interrupted = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
-    assert!(interrupted.expect("kill runs").success());
+    signal(strace.id(), "INT");
     let mut table = String::new();
     output.read_to_string(&mut table).expect("text");
     strace.wait().expect("strace ends");

@@ -24,18 +24,17 @@ pub struct Member {
     pub quorum: SocketAddr,
     pub election: SocketAddr,
     child: Option<Child>,
-    starts: u32,
 }
 
 /// Some members that know each other.
 pub struct Ensemble {
     pub members: Vec<Member>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// Distinct ports that were free a moment ago, below those that the system gives to outgoing
 /// connections: such a connection could take a server's port while it is down.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(97);
     let mut listeners = Vec::new();
@@ -93,10 +92,9 @@ impl Ensemble {
                 quorum: loopback(ports[n * 3 + 1]),
                 election: loopback(ports[n * 3 + 2]),
                 child: None,
-                starts: 0,
             });
         }
-        Self { members, folder }
+        Self { members, _folder: folder }
     }
 
     /// All of them started, and one of them leading with all others following.
@@ -109,10 +107,6 @@ impl Ensemble {
         ensemble
     }
 
-    pub fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The index of the member that leads, if one of the running ones does.
     pub fn leader(&self) -> Option<usize> {
         self.members.iter().position(|member| {
@@ -121,7 +115,8 @@ impl Ensemble {
     }
 
     pub fn followers(&self) -> Vec<usize> {
-        (0..self.members.len()).filter(|n| Some(*n) != self.leader()).collect()
+        let leader = self.leader();
+        (0..self.members.len()).filter(|n| Some(*n) != leader).collect()
     }
 
     /// Waits until a member leads; its index.
@@ -148,11 +143,6 @@ impl Ensemble {
     pub fn logs(&self) -> String {
         self.members.iter().map(Member::log).collect()
     }
-
-    pub fn client_addresses(&self) -> String {
-        let all: Vec<String> = self.members.iter().map(|m| m.client.to_string()).collect();
-        all.join(",")
-    }
 }
 
 impl Drop for Ensemble {
@@ -166,7 +156,6 @@ impl Drop for Ensemble {
 impl Member {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "server {} runs already", self.sid);
-        self.starts += 1;
         let log =
             File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_quorated"))
@@ -207,19 +196,11 @@ impl Member {
     /// SIGTERM; the exit code, within ten seconds.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal("TERM");
-        let mut child = self.child.take().expect("the server runs");
-        let status = wait_for("the server to end", Duration::from_secs(10), || {
-            child.try_wait().expect("a child can be asked")
-        });
-        status.code()
+        wait_end(&mut self.child.take().expect("the server runs"))
     }
 
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill")
-            .args([&format!("-{name}"), &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(done.success(), "kill -{name} failed");
+        signal(self.pid(), name);
     }
 
     /// Answer to a four-letter word, empty if there is none.
@@ -253,6 +234,20 @@ impl Drop for Member {
             let _ = child.wait();
         }
     }
+}
+
+/// Sends a signal to a process that the test has started.
+pub fn signal(pid: u32, name: &str) {
+    let kill = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(kill.expect("kill runs").success(), "kill -{name} failed");
+}
+
+/// The exit code of a process that ends within ten seconds.
+pub fn wait_end(child: &mut Child) -> Option<i32> {
+    let status = wait_for("the server to end", Duration::from_secs(10), || {
+        child.try_wait().expect("a child can be asked")
+    });
+    status.code()
 }
 
 /// Asks every 10 ms until there is an answer.
