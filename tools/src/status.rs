@@ -17,41 +17,31 @@ const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Its id; ZooKeeper does not tell.
-    #[serde(default)]
     pub sid: Option<u64>,
     /// leader, follower, observer, standalone, looking, or what else it says.
     pub role: String,
     /// The epoch.
-    #[serde(default)]
     pub epoch: Option<u64>,
     /// Whom it follows.
-    #[serde(default)]
     pub leader: Option<u64>,
     /// The last transaction that it has applied.
     pub zxid: String,
     /// The last one that it knows to be committed.
-    #[serde(default)]
     pub committed: Option<String>,
     /// The last one that it has proposed or logged.
-    #[serde(default)]
     pub last: Option<String>,
     /// The leader's view of those who follow it.
     #[serde(default)]
     pub learners: Vec<Learner>,
     /// Open sessions of the ensemble.
-    #[serde(default)]
     pub sessions: Option<u64>,
     /// Connections to this server.
-    #[serde(default)]
     pub connections: Option<u64>,
     /// Znodes.
-    #[serde(default)]
     pub znodes: Option<u64>,
     /// The digest of the tree at `zxid`: equal on all servers at equal zxids.
-    #[serde(default)]
     pub digest: Option<String>,
     /// The server's version.
-    #[serde(default)]
     pub version: Option<String>,
 }
 
