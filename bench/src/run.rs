@@ -98,7 +98,7 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Opening,
-    Running { next_sample: Nanos, second: u64 },
+    Running { second: u64 },
     Draining { until: Nanos },
     Closing { until: Nanos },
 }
@@ -133,12 +133,12 @@ impl Course {
                     self.close(load, now);
                 } else if start <= now {
                     load.start(now, start + self.shared.plan.warmup);
-                    self.stage = Stage::Running { next_sample: start + SAMPLE_EVERY, second: 0 };
+                    self.stage = Stage::Running { second: 0 };
                 }
             }
-            Stage::Running { next_sample, second } => {
-                self.sample_if_due(load, now, next_sample, second);
+            Stage::Running { second } => {
                 let start = self.shared.start.load(Ordering::Relaxed);
+                self.sample_if_due(load, now, start, second);
                 let end = start + self.shared.plan.warmup + self.shared.plan.measured;
                 if now >= end || stopped {
                     load.stop(now);
@@ -167,17 +167,14 @@ impl Course {
         self.stage = Stage::Closing { until: now + CLOSE_TIME };
     }
 
-    fn sample_if_due(&mut self, load: &mut Load, now: Nanos, next_sample: Nanos, second: u64) {
-        if now < next_sample {
-            return;
-        }
-        let start = self.shared.start.load(Ordering::Relaxed);
-        let is_measured = next_sample > start + self.shared.plan.warmup;
-        self.hand_over(load, second, is_measured);
+    fn sample_if_due(&mut self, load: &mut Load, now: Nanos, start: Nanos, second: u64) {
         // A thread that did not run for seconds does not hand over empty ones.
         let passed = (now - start) / SAMPLE_EVERY;
-        self.stage =
-            Stage::Running { next_sample: start + (passed + 1) * SAMPLE_EVERY, second: passed };
+        if passed > second {
+            let is_measured = (second + 1) * SAMPLE_EVERY > self.shared.plan.warmup;
+            self.hand_over(load, second, is_measured);
+            self.stage = Stage::Running { second: passed };
+        }
     }
 
     fn hand_over(&self, load: &mut Load, second: u64, is_measured: bool) {
