@@ -8,26 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use quorate::Server;
-use quorate::config::{Config, Idle, Placement};
+use quorate::config::{Builder, Config};
 use quorate::metrics::Histograms;
 
 /// An election among servers that have just started takes well below a second.
 const SERVE_WITHIN: Duration = Duration::from_secs(30);
-
-/// What to start.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    /// How many servers.
-    pub(crate) count: u16,
-    /// Whether their logs are on disk.
-    pub(crate) durable: bool,
-    /// Where the threads of each run.
-    pub(crate) placement: Placement,
-    /// What they do while there is nothing to do.
-    pub(crate) idle: Idle,
-    /// Shards of each server; 0 for what fits.
-    pub(crate) shards: u16,
-}
 
 /// Running servers of this process. Dropping them stops them.
 #[derive(Debug)]
@@ -36,20 +21,18 @@ pub(crate) struct Ensemble {
 }
 
 impl Ensemble {
-    /// Starts servers whose data lies below `dir`, and waits until all of them serve.
+    /// Starts `count` servers whose data lies below `dir`, each changed by `change`, and waits until
+    /// all of them serve.
     ///
     /// # Errors
     /// If a server cannot start, or they do not find a leader.
-    pub(crate) fn start(wanted: &Wanted, dir: &Path) -> Result<Self> {
-        let configs = Config::local_ensemble_with(dir, wanted.count, |builder| {
-            builder
-                .durable(wanted.durable)
-                .placement(wanted.placement)
-                .idle(wanted.idle)
-                .shards(wanted.shards)
-        })?;
+    pub(crate) fn start(
+        count: u16,
+        dir: &Path,
+        change: impl Fn(Builder) -> Builder,
+    ) -> Result<Self> {
         let mut servers = Vec::new();
-        for config in configs {
+        for config in Config::local_ensemble_with(dir, count, change)? {
             let sid = config.my_sid;
             servers.push(Server::start(config).with_context(|| format!("server {sid}"))?);
         }

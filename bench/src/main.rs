@@ -29,7 +29,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 
 use args::{Args, Servers};
-use ensemble::{Ensemble, Wanted};
+use ensemble::Ensemble;
 use environment::Environment;
 use load::{Load, Measured, Pacing};
 use open_loop::OpenLoop;
@@ -116,15 +116,11 @@ impl Started {
             None => folder.tempdir(),
         };
         let folder = folder.context("--data-dir: cannot make a temporary folder")?;
-        let wanted = Wanted {
-            count,
-            durable: !args.memory,
-            placement: args.placement,
-            idle: args.idle,
-            shards: args.shards,
-        };
         let environment = Environment::read((!args.memory).then(|| folder.path()));
-        let ensemble = Ensemble::start(&wanted, folder.path())?;
+        let ensemble = Ensemble::start(count, folder.path(), |builder| {
+            let Args { memory, placement, idle, shards, .. } = *args;
+            builder.durable(!memory).placement(placement).idle(idle).shards(shards)
+        })?;
         let addresses = ensemble.addresses();
         Ok(Self { addresses, embedded: Some((ensemble, folder)), environment })
     }
