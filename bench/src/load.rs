@@ -293,9 +293,9 @@ impl Load {
     /// # Errors
     /// [`Broken`] if its connection is to be closed.
     pub(crate) fn receive(&mut self, index: usize, bytes: &[u8], now: Nanos) -> Result<(), Broken> {
-        let Self { sessions, measured, phase, ready, pacing, workload, depth, .. } = self;
+        let Self { sessions, measured, phase, ready, .. } = self;
         let mut answered = false;
-        sessions[index].receive(bytes, |session, event| match event {
+        sessions[index].receive(bytes, |event| match event {
             Event::Ready => {
                 *ready += 1;
                 answered = true;
@@ -304,12 +304,6 @@ impl Load {
             Event::Replied { asked: Asked::Load(kind), intended, code } => {
                 answered = true;
                 note(measured, *phase, kind, intended, code, now);
-                // The closed loop fills the pipeline again while the session is at hand.
-                if let (Pacing::Closed, Phase::Running { .. }) = (&*pacing, *phase) {
-                    while session.outstanding() < *depth && session.is_ready() {
-                        session.send(&workload.next(), now, now);
-                    }
-                }
             }
             Event::Replied { asked: Asked::Setup, .. } => {}
             Event::Replied { asked: Asked::Close, .. } => *ready -= 1,

@@ -269,7 +269,7 @@ impl Session {
     pub(crate) fn receive(
         &mut self,
         bytes: &[u8],
-        mut on: impl FnMut(&mut Self, Event),
+        mut on: impl FnMut(Event),
     ) -> Result<(), Broken> {
         let mut joined = std::mem::take(&mut self.partial);
         let whole = if joined.is_empty() {
@@ -286,7 +286,7 @@ impl Session {
                 State::Ready | State::Closing => self.reply(frame)?,
             };
             if let Some(event) = event {
-                on(self, event);
+                on(event);
             }
         }
         if !rest.is_empty() {
@@ -397,7 +397,7 @@ mod tests {
 
     fn events(session: &mut Session, bytes: &[u8]) -> Result<Vec<Event>, Broken> {
         let mut all = Vec::new();
-        session.receive(bytes, |_, event| all.push(event))?;
+        session.receive(bytes, |event| all.push(event))?;
         Ok(all)
     }
 

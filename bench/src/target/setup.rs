@@ -78,7 +78,7 @@ impl Direct {
             Err(error) => return Err(error),
         };
         let codes = &mut self.codes;
-        let received = self.session.receive(&buffer[..count], |_, event| {
+        let received = self.session.receive(&buffer[..count], |event| {
             if let Event::Replied { asked, code, .. } = event
                 && asked != Asked::Close
             {
