@@ -7,7 +7,6 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hdrhistogram::Histogram;
 use quorate::metrics::{Histograms, Interval, LogWriter, Nanos, Stage, Summary};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -107,8 +106,8 @@ impl Report {
         }
         text += &Summary::head();
         text.push('\n');
-        for (name, histogram) in self.latencies() {
-            text += &Summary::of(&histogram).row(name);
+        for (name, summary) in self.latencies() {
+            text += &summary.row(name);
             text.push('\n');
         }
         if let Some(stages) = &self.stages {
@@ -132,33 +131,28 @@ impl Report {
     }
 
     /// Client latencies that have values: reads and writes, both together if there are both.
-    fn latencies(&self) -> Vec<(&'static str, Histogram<u64>)> {
-        let mut all = Vec::new();
-        let both = !self.measured.writes.is_empty() && !self.measured.reads.is_empty();
-        if both {
-            all.push(("all", self.measured.all()));
+    fn latencies(&self) -> Vec<(&'static str, Summary)> {
+        let Measured { writes, reads, .. } = &self.measured;
+        let mut found = vec![("write", Summary::of(writes)), ("read", Summary::of(reads))];
+        found.retain(|(_, summary)| summary.count > 0);
+        if found.len() == 2 {
+            found.insert(0, ("all", Summary::of(&self.measured.all())));
         }
-        for (name, histogram) in [("write", &self.measured.writes), ("read", &self.measured.reads)]
-        {
-            if !histogram.is_empty() {
-                all.push((name, histogram.clone()));
-            }
-        }
-        all
+        found
     }
 
     /// One object.
     pub(crate) fn json(&self) -> Value {
         let mut by_kind = Map::new();
-        for (name, histogram) in self.latencies() {
-            by_kind.insert(name.to_owned(), micros(&histogram));
+        for (name, summary) in self.latencies() {
+            by_kind.insert(name.to_owned(), micros(&summary));
         }
         let mut stages = Map::new();
         for stage in Stage::ALL {
             if let Some(found) = self.stages.as_ref().map(|stages| stages.stage(stage))
                 && !found.is_empty()
             {
-                stages.insert(stage.name().to_owned(), micros(found));
+                stages.insert(stage.name().to_owned(), micros(&Summary::of(found)));
             }
         }
         json!({
@@ -166,9 +160,9 @@ impl Report {
             "operations": self.measured.done,
             "errors": self.measured.error_count(),
             "errors_by_name": self.measured.errors,
-            "latency_us": micros(&self.measured.all()),
+            "latency_us": micros(&Summary::of(&self.measured.all())),
             "latency_us_by_kind": by_kind,
-            "lateness_us": micros(&self.measured.lateness),
+            "lateness_us": micros(&Summary::of(&self.measured.lateness)),
             "stages": stages,
             "measured_seconds": rounded(self.measured_for.as_secs_f64()),
             "settings": self.settings,
@@ -181,8 +175,7 @@ impl Report {
 }
 
 /// A summary in microseconds, under the names that scripts know.
-fn micros(histogram: &Histogram<u64>) -> Value {
-    let summary = Summary::of(histogram);
+fn micros(summary: &Summary) -> Value {
     let mut object = Map::new();
     for (name, nanos) in Summary::NAMES.into_iter().zip(summary.values()) {
         object.insert(name.to_owned(), rounded(nanos as f64 / 1000.0).into());
