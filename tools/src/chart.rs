@@ -235,6 +235,11 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// The points of a square.
+fn square(side: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..side).flat_map(move |dx| (0..side).map(move |dy| (dx, dy)))
+}
+
 /// Pixels, [`OVERSAMPLE`] times as many in each direction as in the result.
 struct Canvas {
     width: usize,
@@ -257,16 +262,16 @@ impl Canvas {
     /// A square of the line's width at every step of half a pixel.
     fn polyline(&mut self, points: &[(f64, f64)], color: Color, width: f64) {
         let scale = OVERSAMPLE as f64;
-        let side = (width * scale).round().max(1.0) as i32;
+        let side = (width * scale).round().max(1.0) as usize;
+        let half = side as f64 / 2.0;
         for pair in points.windows(2) {
             let [(x0, y0), (x1, y1)] = [pair[0], pair[1]].map(|(x, y)| (x * scale, y * scale));
             let steps = ((x1 - x0).abs().max((y1 - y0).abs()) * 2.0).ceil().max(1.0);
             for step in 0..=steps as u32 {
                 let part = f64::from(step) / steps;
                 let (x, y) = (x0 + (x1 - x0) * part, y0 + (y1 - y0) * part);
-                for (dx, dy) in (0..side).flat_map(|dx| (0..side).map(move |dy| (dx, dy))) {
-                    let half = f64::from(side) / 2.0;
-                    self.set(x + f64::from(dx) - half, y + f64::from(dy) - half, color);
+                for (dx, dy) in square(side) {
+                    self.set(x + dx as f64 - half, y + dy as f64 - half, color);
                 }
             }
         }
@@ -286,9 +291,7 @@ impl Canvas {
             for (row, bits) in glyph.iter().enumerate() {
                 for column in (0..8).filter(|column| bits & (1 << column) != 0) {
                     let (cell_x, cell_y) = ((at * 8 + column) * OVERSAMPLE, row * OVERSAMPLE);
-                    for (dx, dy) in
-                        (0..OVERSAMPLE).flat_map(|dx| (0..OVERSAMPLE).map(move |dy| (dx, dy)))
-                    {
+                    for (dx, dy) in square(OVERSAMPLE) {
                         self.set(left + (cell_x + dx) as f64, top + (cell_y + dy) as f64, INK);
                     }
                 }
@@ -301,9 +304,7 @@ impl Canvas {
         for y in (0..self.height).step_by(OVERSAMPLE) {
             for x in (0..self.width).step_by(OVERSAMPLE) {
                 let mut sum = [0_usize; 3];
-                for (dx, dy) in
-                    (0..OVERSAMPLE).flat_map(|dx| (0..OVERSAMPLE).map(move |dy| (dx, dy)))
-                {
+                for (dx, dy) in square(OVERSAMPLE) {
                     let Color(r, g, b) = self.pixels[(y + dy) * self.width + x + dx];
                     sum =
                         [sum[0] + usize::from(r), sum[1] + usize::from(g), sum[2] + usize::from(b)];
