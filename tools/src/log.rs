@@ -280,22 +280,28 @@ impl Record {
     }
 }
 
+/// A path in one line, whatever its bytes are.
+pub(crate) fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).escape_debug().to_string()
+}
+
+/// How much data a znode has.
+pub(crate) fn size(data: Option<&[u8]>) -> String {
+    data.map_or_else(|| "null".to_owned(), |data| format!("{} bytes", data.len()))
+}
+
 fn describe(txn: &Txn<'_>) -> String {
-    let path = |path: &[u8]| String::from_utf8_lossy(path).escape_debug().to_string();
-    let data = |data: &Option<&[u8]>| {
-        data.map_or_else(|| "null".to_owned(), |d| format!("{} bytes", d.len()))
-    };
     match txn {
-        Txn::Create { path: at, data: bytes, ephemeral, .. } => {
+        Txn::Create { path, data, ephemeral, .. } => {
             let kind = if *ephemeral { " ephemeral" } else { "" };
-            format!("create{kind} {} {}", path(at), data(bytes))
+            format!("create{kind} {} {}", shown(path), size(*data))
         }
-        Txn::Delete { path: at } => format!("delete {}", path(at)),
-        Txn::SetData { path: at, data: bytes, version } => {
-            format!("setData {} {} version {version}", path(at), data(bytes))
+        Txn::Delete { path } => format!("delete {}", shown(path)),
+        Txn::SetData { path, data, version } => {
+            format!("setData {} {} version {version}", shown(path), size(*data))
         }
-        Txn::SetAcl { path: at, version, .. } => format!("setACL {} version {version}", path(at)),
-        Txn::Check { path: at, version } => format!("check {} version {version}", path(at)),
+        Txn::SetAcl { path, version, .. } => format!("setACL {} version {version}", shown(path)),
+        Txn::Check { path, version } => format!("check {} version {version}", shown(path)),
         Txn::CreateSession { timeout_ms } => format!("createSession {timeout_ms} ms"),
         Txn::CloseSession { paths } => format!("closeSession, {} ephemerals", paths.len()),
         Txn::Multi(txns) => {

@@ -12,7 +12,7 @@ use quorate_tree::snapshot::{Entry, Restore};
 use quorate_wire::native::snapshot::EntryReader;
 use serde_json::{Value, json};
 
-use crate::log::files_of;
+use crate::log::{files_of, shown, size};
 use crate::source::FileSource;
 
 /// Larger than any chunk that a server writes.
@@ -98,12 +98,11 @@ fn write_entry(entry: &Entry<'_>, out: &mut dyn Write) -> io::Result<()> {
         Entry::Session { id, timeout_ms } => writeln!(out, "session {id} {timeout_ms} ms"),
         Entry::Node { path, data, stat, .. } => {
             let path = if path.is_empty() { b"/" } else { *path };
-            let len =
-                data.map_or_else(|| "null".to_owned(), |data| format!("{} bytes", data.len()));
             writeln!(
                 out,
-                "{} {len} version {} mzxid {} owner {:#x}",
-                String::from_utf8_lossy(path).escape_debug(),
+                "{} {} version {} mzxid {} owner {:#x}",
+                shown(path),
+                size(*data),
                 stat.version,
                 stat.mzxid,
                 stat.ephemeral_owner
