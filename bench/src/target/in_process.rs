@@ -13,11 +13,10 @@ use quorate::Server;
 use quorate::in_process::{Arrival, Connection, ConnectionId, Mailbox};
 
 use super::jute::Nanos;
+use super::{CARE_EVERY, CLOSED, idle_time};
 use crate::load::Load;
 use crate::run::{Course, Step};
 
-/// How often idle sessions are looked after.
-const CARE_EVERY: Nanos = 100_000_000;
 /// Parking costs more than this, so what is due within it is awaited awake.
 const AWAKE: Nanos = 200_000;
 
@@ -72,8 +71,7 @@ impl InProcess {
     }
 
     fn wait(&self, load: &Load, now: Nanos) {
-        let until = load.due().unwrap_or(Nanos::MAX).min(self.next_care);
-        let wait = until.saturating_sub(now);
+        let wait = idle_time(load, self.next_care, now);
         if wait > AWAKE {
             self.mailbox.wait(Duration::from_nanos(wait - AWAKE));
         } else {
@@ -87,7 +85,7 @@ impl InProcess {
                 let Some(&index) = self.sessions.get(id) else { return };
                 (id, load.receive(index, bytes, now).err().map(|broken| broken.0))
             }
-            Arrival::Closed(id) => (id, Some("the server closed the connection")),
+            Arrival::Closed(id) => (id, Some(CLOSED)),
         };
         if let Some(why) = lost
             && let Some(index) = self.sessions.remove(id)

@@ -9,6 +9,17 @@ use anyhow::{Context, Result};
 
 use crate::load::Load;
 use crate::run::Course;
+use jute::Nanos;
+
+/// How often idle sessions are looked after.
+const CARE_EVERY: Nanos = 100_000_000;
+/// What a server without a quorum, or with too many connections of one host, does.
+const CLOSED: &str = "the server closed the connection";
+
+/// How long nothing is due: no request, and no care for idle sessions before `next_care`.
+fn idle_time(load: &Load, next_care: Nanos, now: Nanos) -> Nanos {
+    load.due().unwrap_or(Nanos::MAX).min(next_care).saturating_sub(now)
+}
 
 /// How one thread's sessions reach their servers.
 #[derive(Debug)]

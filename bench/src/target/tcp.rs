@@ -11,6 +11,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::jute::Nanos;
+use super::{CARE_EVERY, CLOSED, idle_time};
 use crate::load::Load;
 use crate::run::{Course, Step};
 
@@ -20,8 +21,6 @@ const READ_LEN: usize = 256 * 1024;
 const RETRY_AFTER: Nanos = 100_000_000;
 /// A connection or a session that is not open by then is tried at the next server.
 const OPEN_WITHIN: Nanos = 5_000_000_000;
-/// How often idle sessions are looked after.
-const CARE_EVERY: Nanos = 100_000_000;
 /// epoll waits in whole milliseconds, so what is due earlier is awaited awake.
 const POLL_STEP: Nanos = 1_000_000;
 
@@ -76,7 +75,9 @@ impl Tcp {
                 self.next_care = now + CARE_EVERY;
             }
             self.flush(load, now);
-            let wait = self.wait_time(load, course.now());
+            // Rounded down: epoll's own rounding up would be late.
+            let steps = idle_time(load, self.next_care, course.now()) / POLL_STEP;
+            let wait = Duration::from_millis(steps);
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
@@ -98,13 +99,6 @@ impl Tcp {
                 self.flush(load, course.now());
             }
         }
-    }
-
-    fn wait_time(&self, load: &Load, now: Nanos) -> Duration {
-        let until = load.due().unwrap_or(Nanos::MAX).min(self.next_care);
-        let wait = until.saturating_sub(now);
-        // Rounded down: epoll's own rounding up would be late.
-        Duration::from_millis(wait / POLL_STEP)
     }
 
     /// Makes lost connections again, gives up those that do not open, keeps sessions alive.
@@ -224,6 +218,3 @@ impl Tcp {
         }
     }
 }
-
-/// What a server without a quorum, or with too many connections of one host, does.
-const CLOSED: &str = "the server closed the connection";
