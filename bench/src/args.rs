@@ -90,9 +90,9 @@ pub(crate) struct Args {
     /// Seed of the requests and of the schedule
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
-    /// Where the .hlog files and results.json stay; target/quorate-bench by default
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
+    /// Where the .hlog files and results.json stay
+    #[arg(long, default_value = "target/quorate-bench", value_name = "DIR")]
+    pub(crate) out: PathBuf,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,7 +17,6 @@ mod workload;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -44,7 +43,6 @@ use workload::{Workload, all_paths, key_path};
 
 /// Servers and sessions must be there by then.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
-const DEFAULT_OUT: &str = "target/quorate-bench";
 /// The run was made, and some requests failed.
 const EXIT_ERRORS: u8 = 3;
 
@@ -66,16 +64,16 @@ fn main() -> ExitCode {
 
 /// Makes the run; how many requests failed.
 fn run(args: &Args) -> Result<u64> {
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_OUT));
-    fs::create_dir_all(&out).with_context(|| format!("--out {}", out.display()))?;
+    let out = &args.out;
+    fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let mut progress = Progress::new(args.quiet);
     let servers = Started::new(args, &mut progress)?;
-    let report = Measuring { args, servers: &servers, out: &out, interrupted: &interrupted }
-        .run(&mut progress);
+    let report =
+        Measuring { args, servers: &servers, interrupted: &interrupted }.run(&mut progress);
     progress.end();
     // Also after a failed run: nothing may stay behind.
     servers.stop()?;
@@ -138,7 +136,6 @@ impl Started {
 struct Measuring<'a> {
     args: &'a Args,
     servers: &'a Started,
-    out: &'a Path,
     interrupted: &'a AtomicBool,
 }
 
@@ -173,7 +170,7 @@ impl Measuring<'_> {
         }
         let mut files = vec![found.log.finish()?];
         if let Some(stages) = &found.stages {
-            files.push(report::write_stages(self.out, stages)?);
+            files.push(report::write_stages(&self.args.out, stages)?);
         }
         Ok(Report {
             settings: self.settings(),
@@ -297,7 +294,7 @@ impl Measuring<'_> {
             measured: Measured::new(),
             measured_for: Duration::ZERO,
             stages: None,
-            log: ClientLog::create(self.out, wall)?,
+            log: ClientLog::create(&self.args.out, wall)?,
         };
         // What was recorded before the measured time is not part of it.
         if self.args.warmup == 0 {
