@@ -306,13 +306,12 @@ impl Measuring<'_> {
             if sample.is_measured {
                 found.measured.merge(&sample.measured);
             }
-            let (count, sum) = open.entry(at).or_insert_with(|| (0, Measured::new()));
+            let (count, mut sum) = open.remove(&at).unwrap_or_else(|| (0, Measured::new()));
             sum.merge(&sample.measured);
-            *count += 1;
-            if *count < threads.handles.len() {
+            if count + 1 < threads.handles.len() {
+                open.insert(at, (count + 1, sum));
                 continue;
             }
-            let (_, sum) = open.remove(&at).unwrap_or_else(|| (0, Measured::new()));
             self.second_is_over(at, &sum, progress);
             if sample.is_measured {
                 found.log.write(wall + second * at as u32, second, &sum)?;
