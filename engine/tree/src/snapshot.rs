@@ -264,7 +264,9 @@ impl Cut {
                 }
                 Some((_, path, data, acl, stat)) => {
                     let data = data.as_deref();
-                    bytes += 96 + path.len() + data.map_or(0, <[u8]>::len);
+                    let list = acl.iter().map(|acl| 12 + acl.id.scheme.len() + acl.id.id.len());
+                    let list: usize = list.sum();
+                    bytes += 76 + path.len() + data.map_or(0, <[u8]>::len) + list;
                     each(Entry::Node { path, data, acl, stat });
                 }
                 None => bytes += 1,

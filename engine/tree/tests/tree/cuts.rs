@@ -7,7 +7,7 @@ use quorate_tree::acl::Acl;
 use quorate_tree::{Cut, DataTree, Entry, Request, Restore, RestoreError, StatPersisted};
 
 use crate::server::{
-    Dice, S, Server, T, create, create_flags, create_with, delete, entry, set, set_acl,
+    Dice, S, Server, T, create, create_flags, create_with, delete, entry, id, set, set_acl,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -151,6 +151,33 @@ fn a_cut_in_a_quiet_tree_is_the_same_each_time() {
         random_write(&mut server, &mut dice);
     }
     assert_eq!(whole(&mut server.tree), whole(&mut server.tree));
+}
+
+#[test]
+fn a_slice_is_bounded_by_what_its_access_control_lists_take_too() {
+    let mut server = Server::open();
+    for n in 0..50 {
+        let list = vec![
+            Acl::open(),
+            Acl { id: id("digest", &format!("u:{}", "1".repeat(10_000))), ..Acl::open() },
+        ];
+        server.run(create_with(&format!("/n{n}"), "", list, 0));
+    }
+    let mut cut = server.tree.open_cut();
+    let mut slices = 0;
+    loop {
+        let mut long = 0;
+        let ended = cut.next_slice(&mut server.tree, 30_000, |entry| {
+            long += usize::from(matches!(entry, Entry::Node { acl, .. } if acl.len() == 2));
+        });
+        assert!(long <= 3, "{long} lists of 10,000 bytes in a slice of about 30,000");
+        slices += 1;
+        if ended {
+            break;
+        }
+    }
+    assert!(slices >= 17, "{slices}");
+    server.tree.close_cut(cut);
 }
 
 #[test]
