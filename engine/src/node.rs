@@ -114,7 +114,6 @@ pub(crate) struct Node<M: StateMachine> {
     rung: Vec<Arc<Mailbox>>,
     /// By the connection's place in the ring: whether a client has it.
     is_client: Vec<bool>,
-    awaited: Vec<(ConnKey, usize)>,
     events: Vec<NetEvent>,
     done: Vec<DiskDone>,
     next_wall: Instant,
@@ -177,7 +176,6 @@ impl<M: StateMachine> Node<M> {
             leaving: Vec::new(),
             rung: Vec::new(),
             is_client: Vec::new(),
-            awaited: Vec::new(),
             events: Vec::new(),
             done: Vec::new(),
             next_wall: Instant::ZERO,
@@ -212,7 +210,7 @@ impl<M: StateMachine> Node<M> {
                 NetEvent::Received { conn, bytes } => {
                     NetInput::Received { conn: key(shard, conn), bytes: Frame::from(bytes) }
                 }
-                NetEvent::Drained { .. } => continue,
+                NetEvent::Drained { conn } => NetInput::Writable(key(shard, conn)),
                 NetEvent::Closed { conn, error } => {
                     let reason = error.map(|error| error.to_string());
                     NetInput::Closed { conn: key(shard, conn), reason }
@@ -221,27 +219,6 @@ impl<M: StateMachine> Node<M> {
             self.peer.handle_net(now, shard, input);
         }
         busy
-    }
-
-    /// Tells a shard of connections that have drained as far as it asked.
-    fn take_drained(&mut self, now: Instant) -> bool {
-        let Some(net) = &self.net else { return false };
-        if self.awaited.is_empty() {
-            return false;
-        }
-        let shard = net.shard;
-        let mut drained = Vec::new();
-        self.awaited.retain(|(conn, below)| {
-            let is_drained = net.ring.queued_bytes(ring_id(*conn)) < *below;
-            if is_drained {
-                drained.push(*conn);
-            }
-            !is_drained
-        });
-        for conn in &drained {
-            self.peer.handle_net(now, shard, NetInput::Writable(*conn));
-        }
-        !drained.is_empty()
     }
 
     fn take_entrances(&mut self, now: Instant) -> bool {
@@ -455,7 +432,7 @@ impl<M: StateMachine> Node<M> {
                 Some(id) => self.pause_local(id, false),
                 None => net.ring.resume(ring_id(conn)),
             },
-            NetOp::NotifyBelow(conn, below) => self.awaited.push((conn, below)),
+            NetOp::NotifyBelow(conn, below) => net.ring.notify_below(ring_id(conn), below),
         }
         false
     }
@@ -640,7 +617,6 @@ impl<M: StateMachine> Turn for Node<M> {
         busy |= self.take_messages();
         busy |= self.take_entrances(now);
         busy |= self.take_leaving(now);
-        busy |= self.take_drained(now);
         busy |= self.take_time(now);
         busy |= self.work();
         if !self.control.has_failed() {

@@ -94,7 +94,6 @@ impl Server {
                     NetEvent::Accepted { .. } => accepted += 1,
                     NetEvent::Received { conn, bytes } => self.net.send(conn, Frame::from(bytes)),
                     NetEvent::Closed { .. } => gone += 1,
-                    NetEvent::Drained { .. } => {}
                     other => panic!("unexpected {other:?}"),
                 }
             }
@@ -207,27 +206,74 @@ fn frames_of_a_mebibyte_and_small_ones_between_them_arrive_in_order() {
     assert!(reader.join().unwrap() == sent);
 }
 
+/// The next event, which is to be the only one: that this connection has drained.
+fn expect_drained(server: &mut Server, conn: ConnId) {
+    let events = server.next();
+    assert!(
+        matches!(events.as_slice(), [NetEvent::Drained { conn: id }] if *id == conn),
+        "{events:?}"
+    );
+}
+
 #[test]
-fn a_drained_queue_is_reported_once_it_was_above_high_water() {
-    let config = NetConfig { high_water: 100_000, ..NetConfig::default() };
-    let (mut server, address) = Server::listening(config);
+fn a_drained_queue_is_reported_once_and_only_if_that_was_asked_for() {
+    let (mut server, address) = Server::listening(NetConfig::default());
     let mut stream = client(address);
     let conn = server.accept();
-    server.net.send(conn, Frame::copy_from(&[1; 50_000]));
-    let mut received = vec![0; 50_000];
+    let frames = [Frame::copy_from(&noise(1, 8 << 20)), Frame::copy_from(&noise(2, 4 << 20))];
+    let sent = [&frames[0][..], &frames[1][..]].concat();
+    server.net.send(conn, frames[0].clone());
     server.net.flush();
-    stream.read_exact(&mut received).unwrap();
-    assert!(server.next_within(Duration::from_millis(20)).is_none(), "it never was high");
-    let large = Frame::copy_from(&noise(1, 8 << 20));
-    server.net.send(conn, large.clone());
+    // Leaves behind the first.
+    server.net.send(conn, frames[1].clone());
+    server.net.notify_below(conn, 1);
+    server.net.notify_below(conn, frames[1].len());
+    server.net.notify_below(conn, frames[1].len() + 1);
+    let quiet = server.next_within(Duration::from_millis(20));
+    assert!(quiet.is_none(), "nobody reads, and {quiet:?}");
     let reader = thread::spawn(move || {
-        let mut received = vec![0; 8 << 20];
+        let mut received = vec![0; 12 << 20];
         stream.read_exact(&mut received).unwrap();
         (received, stream)
     });
-    assert!(matches!(server.next().as_slice(), [NetEvent::Drained { conn: id }] if *id == conn));
+    expect_drained(&mut server, conn);
+    assert_eq!(server.net.queued_bytes(conn), frames[1].len());
+    server.net.notify_below(conn, 1);
+    expect_drained(&mut server, conn);
     assert_eq!(server.net.queued_bytes(conn), 0);
-    assert!(reader.join().unwrap().0 == large[..]);
+    let (received, mut stream) = reader.join().unwrap();
+    assert!(received == sent);
+
+    server.net.send(conn, frames[0].clone());
+    let reader = thread::spawn(move || {
+        stream.read_exact(&mut vec![0; 8 << 20]).unwrap();
+        stream
+    });
+    while !reader.is_finished() || server.net.queued_bytes(conn) > 0 {
+        assert!(server.next_within(Duration::from_millis(1)).is_none(), "nobody asked");
+    }
+}
+
+#[test]
+fn whoever_asks_for_a_queue_that_is_short_or_gone_is_answered_at_once() {
+    let (mut server, address) = Server::listening(NetConfig::default());
+    let _stream = client(address);
+    let conn = server.accept();
+    server.net.notify_below(conn, 1);
+    expect_drained(&mut server, conn);
+    server.net.send(conn, Frame::from_static(b"12345"));
+    server.net.notify_below(conn, 6);
+    assert!(!server.net.may_sleep(), "the answer waits");
+    expect_drained(&mut server, conn);
+
+    server.net.send(conn, Frame::copy_from(&vec![1; 64 << 20]));
+    server.net.flush();
+    server.net.notify_below(conn, 1);
+    server.net.close(conn);
+    assert!(server.next_within(Duration::from_millis(50)).is_none(), "no event after a close");
+    server.net.notify_below(conn, 1);
+    expect_drained(&mut server, conn);
+    assert!(server.next_within(Duration::from_millis(20)).is_none(), "one answer each");
 }
 
 #[test]
@@ -312,8 +358,10 @@ fn an_answer_to_a_peer_that_has_half_closed_still_arrives() {
                     server.net.send(conn, Frame::copy_from(&noise(3, 3 << 20)));
                     answered = true;
                 }
-                NetEvent::Drained { .. } => assert!(answered),
-                NetEvent::Closed { error: None, .. } => break 'turns,
+                NetEvent::Closed { error: None, .. } => {
+                    assert!(answered);
+                    break 'turns;
+                }
                 other => panic!("unexpected {other:?}"),
             }
         }

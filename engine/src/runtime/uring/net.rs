@@ -37,8 +37,6 @@ pub struct NetConfig {
     pub buffer_len: u32,
     /// The length in bytes of the blocks in which received bytes are handed out.
     pub block_len: usize,
-    /// A send queue that was above this many bytes reports [`NetEvent::Drained`] when empty.
-    pub high_water: usize,
     /// How long [`NetRing::close_after_flush`] waits for the peer to take what is queued and to
     /// close its side.
     pub linger: Duration,
@@ -47,7 +45,7 @@ pub struct NetConfig {
 }
 
 impl Default for NetConfig {
-    /// 256 buffers of 16 KiB, blocks of 256 KiB, high water at 1 MiB, 2 s to linger.
+    /// 256 buffers of 16 KiB, blocks of 256 KiB, 2 s to linger.
     fn default() -> Self {
         Self {
             sq_entries: 512,
@@ -55,7 +53,6 @@ impl Default for NetConfig {
             buffers: 256,
             buffer_len: 16 * 1024,
             block_len: 256 * 1024,
-            high_water: 1024 * 1024,
             linger: Duration::from_secs(2),
             mode: None,
         }
@@ -63,7 +60,7 @@ impl Default for NetConfig {
 }
 
 /// Names a connection of one [`NetRing`]. Stale once the connection is closed; everything done
-/// with a stale id has no effect.
+/// with a stale id has no effect, but [`NetRing::notify_below`] is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     /// The place, used again by later connections.
@@ -105,7 +102,7 @@ pub enum NetEvent {
         /// The bytes. They share a block with others: keep slices briefly, copy what must stay.
         bytes: Bytes,
     },
-    /// The send queue is empty after having been above the high-water mark.
+    /// The send queue is as short as [`NetRing::notify_below`] asked for.
     Drained {
         /// Whose.
         conn: ConnId,
@@ -232,8 +229,8 @@ struct Conn {
     paused: bool,
     /// The peer will send no more.
     ended: bool,
-    /// The queue was above the high-water mark since it was last empty.
-    was_high: bool,
+    /// Its owner waits until fewer bytes than this are queued.
+    notify_below: Option<usize>,
     /// Listed in `dirty`.
     dirty: bool,
     queue: SendQueue,
@@ -290,7 +287,6 @@ pub struct NetRing {
     /// Events that did not come from a completion.
     ready: Vec<NetEvent>,
     completions: Vec<Completion>,
-    high_water: usize,
     stats: NetStats,
 }
 
@@ -337,7 +333,6 @@ impl NetRing {
             ended: Vec::new(),
             ready: Vec::new(),
             completions: Vec::with_capacity(2 * REAP_MAX),
-            high_water: config.high_water,
             stats: NetStats::default(),
         })
     }
@@ -426,7 +421,7 @@ impl NetRing {
             under_way: UnderWay::default(),
             paused: false,
             ended: false,
-            was_high: false,
+            notify_below: None,
             dirty: false,
             queue: SendQueue::default(),
         };
@@ -456,10 +451,8 @@ impl NetRing {
     /// Queues a frame; it leaves at [`flush`](Self::flush), or as soon as the send before it is
     /// done.
     pub fn send(&mut self, id: ConnId, frame: Frame) {
-        let high_water = self.high_water;
         let Some(conn) = self.open(id) else { return };
         conn.queue.push(frame);
-        conn.was_high |= conn.queue.queued() > high_water;
         if !conn.dirty && !conn.under_way.has(Kind::Send) {
             conn.dirty = true;
             self.dirty.push(id.index as usize);
@@ -479,6 +472,16 @@ impl NetRing {
         let place = place.filter(|place| place.generation == id.generation);
         let conn = place.and_then(|place| place.conn.as_ref());
         conn.is_some_and(|conn| conn.state == ConnState::Open)
+    }
+
+    /// Reports [`NetEvent::Drained`] once fewer than `below` bytes are queued, at the next poll if
+    /// that is so already or the id is stale. Asked again before that, it is reported once, for the
+    /// later `below`; a close takes the wish back.
+    pub fn notify_below(&mut self, id: ConnId, below: usize) {
+        match self.open(id) {
+            Some(conn) if conn.queue.queued() >= below => conn.notify_below = Some(below),
+            Some(_) | None => self.ready.push(NetEvent::Drained { conn: id }),
+        }
     }
 
     /// Stops receiving, so that the peer's sends back up. What the kernel has already handed over
@@ -760,11 +763,12 @@ impl NetRing {
         self.start_send(index);
         self.linger_if_flushed(index);
         let Some(conn) = &mut self.memory.places[index].conn else { return };
-        if conn.state == ConnState::Open && conn.queue.queued() == 0 {
-            if mem::take(&mut conn.was_high) {
+        if conn.state == ConnState::Open {
+            let queued = conn.queue.queued();
+            if conn.notify_below.take_if(|below| queued < *below).is_some() {
                 events.push(NetEvent::Drained { conn: id });
             }
-            if conn.ended && !conn.paused {
+            if queued == 0 && conn.ended && !conn.paused {
                 self.ended.push(id);
             }
         }
