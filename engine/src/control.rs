@@ -5,15 +5,18 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use quorate_peer::notice::{Level, Notice};
+use quorate_peer::notice::Level;
 use quorate_proto::ServerId;
 
 use crate::error::Error;
 use crate::metrics::Histograms;
 use crate::runtime::bell::Bell;
 use crate::server::Role;
+
+/// How long a dump waits for threads that stand still.
+const DUMP_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -27,7 +30,6 @@ pub(crate) struct Control {
     stop: AtomicBool,
     failed: AtomicBool,
     draining: AtomicBool,
-    quiet: AtomicBool,
     dumps: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -39,6 +41,7 @@ pub(crate) struct Control {
 struct State {
     role: Role,
     serving: bool,
+    quiet: bool,
     failure: Option<String>,
     end_requested: bool,
     /// Handed in and not given to anybody yet.
@@ -64,11 +67,11 @@ impl Control {
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            quiet: AtomicBool::new(false),
             dumps: AtomicU64::new(0),
             state: Mutex::new(State {
                 role: Role::Looking,
                 serving: false,
+                quiet: false,
                 failure: None,
                 end_requested: false,
                 collected: None,
@@ -88,8 +91,20 @@ impl Control {
         self.bells.iter().for_each(|bell| bell.ring_anyway());
     }
 
-    pub(crate) fn notice(&self, notice: &Notice) {
-        crate::node::log(notice.level, self.sid, &notice.text);
+    /// Waits as long as `goes_on`, at most `limit`; whether it still does then.
+    fn wait_while(
+        &self,
+        limit: Duration,
+        goes_on: impl FnMut(&mut State) -> bool,
+    ) -> (MutexGuard<'_, State>, bool) {
+        let waited = self.changed.wait_timeout_while(self.state(), limit, goes_on);
+        let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state, result.timed_out())
+    }
+
+    /// Tells the operator.
+    pub(crate) fn say(&self, level: Level, text: &str) {
+        crate::node::log(level, self.sid, text);
     }
 
     // --- failure and stopping ------------------------------------------------------------------
@@ -98,7 +113,7 @@ impl Control {
     pub(crate) fn fail(&self, why: String) {
         // Before anything that takes time, as telling the operator may.
         self.failed.store(true, Ordering::SeqCst);
-        crate::node::log(Level::Error, self.sid, &why);
+        self.say(Level::Error, &why);
         self.state().failure.get_or_insert(why);
         self.stop();
     }
@@ -153,7 +168,16 @@ impl Control {
 
     /// Nobody waits for an answer any more, and all answers are on their way.
     pub(crate) fn publish_quiet(&self, quiet: bool) {
-        self.quiet.store(quiet, Ordering::SeqCst);
+        let mut state = self.state();
+        if state.quiet != quiet {
+            state.quiet = quiet;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until that is so or the server has stopped by itself, at most `limit`.
+    pub(crate) fn wait_quiet(&self, limit: Duration) {
+        drop(self.wait_while(limit, |state| !state.quiet && !self.is_stopping()));
     }
 
     /// Somebody wants the owner to stop the server.
@@ -164,14 +188,12 @@ impl Control {
 
     /// Waits until the server has stopped by itself or its end was asked for.
     pub(crate) fn wait_end(&self) {
-        let mut state = self.state();
-        let goes_on = |state: &State| {
+        let goes_on = |state: &mut State| {
             !state.end_requested
                 && (!self.is_stopping() || (self.has_failed() && state.failure.is_none()))
         };
-        while goes_on(&state) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        let ended = self.changed.wait_while(self.state(), goes_on);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
     }
 
     // --- role ----------------------------------------------------------------------------------
@@ -207,34 +229,18 @@ impl Control {
         }
     }
 
-    fn say(&self, level: Level, text: &str) {
-        crate::node::log(level, self.sid, text);
-    }
-
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::SeqCst)
-    }
-
     pub(crate) fn role(&self) -> Role {
         self.state().role
     }
 
     pub(crate) fn wait_serving(&self, limit: Duration) -> Result<Role, Error> {
-        let until = Instant::now() + limit;
-        let mut state = self.state();
-        loop {
-            if let Some(why) = &state.failure {
-                return Err(Error::Failed(why.clone()));
-            }
-            if state.serving && state.role != Role::Looking {
-                return Ok(state.role);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::NotServing { waited: limit });
-            }
-            state =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        let (state, too_late) = self.wait_while(limit, |state| {
+            state.failure.is_none() && (!state.serving || state.role == Role::Looking)
+        });
+        match &state.failure {
+            Some(why) => Err(Error::Failed(why.clone())),
+            None if too_late => Err(Error::NotServing { waited: limit }),
+            None => Ok(state.role),
         }
     }
 
@@ -265,16 +271,8 @@ impl Control {
         self.dumps.fetch_add(1, Ordering::SeqCst);
         drop(state);
         self.ring_all();
-        let until = Instant::now() + Duration::from_secs(2);
-        state = self.state();
-        while state.answers < self.bells.len() && !self.is_stopping() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let goes_on = |state: &mut State| state.answers < self.bells.len() && !self.is_stopping();
+        (state, _) = self.wait_while(DUMP_TIME, goes_on);
         let dumped = state.collected.take().unwrap_or_default();
         state.total.merge(&dumped);
         dumped
@@ -364,10 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_without_a_limit_learns_that_the_server_serves() {
+        let control = control(1);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| control.wait_serving(Duration::MAX).ok());
+            control.publish_role("leader");
+            control.publish_serving(true);
+            assert_eq!(waiter.join().expect("no panic"), Some(Role::Leader));
+        });
+    }
+
+    #[test]
     fn a_server_is_drained_once_its_last_shard_is() {
         let bells = vec![Arc::new(Bell::new().expect("a bell"))];
         let control = Control::new(ServerId(1), bells, 2, PathBuf::from("no such file"));
-        assert!(!control.is_quiet(), "nobody has looked yet");
+        assert!(!control.state().quiet, "nobody has looked yet");
         control.note_drained();
         assert!(!control.is_drained());
         control.note_drained();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_peer::links::{ConnKey, Message, NetInput, NetOp, Port, ToShard, ToTree};
-use quorate_peer::notice::{Level, Notice};
+use quorate_peer::notice::Level;
 use quorate_peer::{Output, Peer, StateMachine};
 use quorate_proto::{Instant, ServerId};
 use quorate_storage::disk::{DiskDone, DiskOp};
@@ -381,7 +381,7 @@ impl<M: StateMachine> Node<M> {
                 }
                 Output::Net(_, op) => fed |= self.execute_net(op),
                 Output::Disk(op) => self.execute_disk(op),
-                Output::Notice(notice) => self.control.notice(&notice),
+                Output::Notice(notice) => self.control.say(notice.level, &notice.text),
                 Output::Fatal(why) => {
                     self.control.fail(why);
                     break;
@@ -454,7 +454,7 @@ impl<M: StateMachine> Node<M> {
     /// Tells the shard, and the operator, that a connection had to be closed.
     fn tell_closed(&mut self, conn: ConnKey) {
         let text = "closed a connection that does not read what it is sent".to_owned();
-        self.control.notice(&Notice { level: Level::Warn, text: text.clone() });
+        self.control.say(Level::Warn, &text);
         let input = NetInput::Closed { conn, reason: Some(text) };
         self.peer.handle_net(self.clock.now(), conn.shard, input);
     }
@@ -581,7 +581,7 @@ impl<M: StateMachine> Node<M> {
         let lasted = self.clock.now().since(begun);
         if lasted >= SLOW_TURN {
             let text = format!("a turn took {} ms", lasted.as_millis());
-            self.control.notice(&Notice { level: Level::Warn, text });
+            self.control.say(Level::Warn, &text);
         }
     }
 }

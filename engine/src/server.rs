@@ -183,10 +183,7 @@ impl Server {
     /// If a thread had stopped before because it could not go on.
     pub fn shutdown(mut self) -> Result<(), Error> {
         self.control.drain();
-        let until = Instant::now() + DRAIN_TIME;
-        while !self.control.is_quiet() && !self.control.is_stopping() && Instant::now() < until {
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
+        self.control.wait_quiet(DRAIN_TIME);
         self.stop()
     }
 

@@ -284,6 +284,16 @@ fn an_orderly_end_answers_what_was_asked_before() {
     }
 }
 
+#[test]
+fn an_orderly_end_leaves_a_wake_up_to_the_thread_that_it_was_meant_for() {
+    let server = in_memory();
+    thread::current().unpark();
+    server.shutdown().expect("an orderly end");
+    let begun = Instant::now();
+    thread::park_timeout(PATIENCE / 6);
+    assert!(begun.elapsed() < PATIENCE / 6, "the wake-up is gone");
+}
+
 /// A state that one command breaks.
 #[derive(Default)]
 struct Fragile(u64);
