@@ -370,15 +370,8 @@ impl Session {
         let until = Instant::now() + OPEN_TIME;
         let line = Line::open(doors, Port::Client);
         let mut out = BytesMut::new();
-        jute::ConnectRequest {
-            protocol_version: 0,
-            last_zxid_seen: Zxid::ZERO,
-            timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
-            session: SessionId(0),
-            password: &[0; jute::PASSWORD_LEN],
-            read_only: Some(false),
-        }
-        .encode(&mut out);
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        jute::ConnectRequest::fresh(timeout_ms).encode(&mut out);
         line.connection.send(out.freeze());
         let mailbox = Arc::clone(line.connection.mailbox());
         loop {

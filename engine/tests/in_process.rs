@@ -3,6 +3,8 @@
 //! Waits for conditions with a deadline. What never arrives is given several times the time in which
 //! it would.
 
+mod common;
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,30 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use common::{PATIENCE, TICKS, wait_for};
 use quorate::config::{HostPort, Placement};
 use quorate::in_process::{Arrival, Connection, Mailbox};
-use quorate::{
-    Config, CreateMode, Error, Machine, Proposer, Replicated, Server, Session, SessionId, Zxid,
-};
-use quorate_proto::Ticks;
+use quorate::{Config, CreateMode, Error, Machine, Proposer, Replicated, Server, Session, Zxid};
 use quorate_wire::jute::client as jute;
 use tempfile::TempDir;
-
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Short ticks: sessions in the process are touched every 67 ms.
-const TICKS: Ticks = Ticks { tick: Duration::from_millis(100), init_limit: 50, sync_limit: 20 };
-
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
-        thread::park_timeout(Duration::from_millis(2));
-    }
-}
 
 /// One server in memory, with a client port.
 fn in_memory() -> Server {
@@ -44,9 +28,7 @@ fn in_memory() -> Server {
         .client(HostPort::new("127.0.0.1", 0))
         .build()
         .expect("a configuration");
-    let server = Server::start(config).expect("a server starts");
-    server.wait_serving(PATIENCE).expect("it serves");
-    server
+    common::start(config)
 }
 
 fn session(server: &Server) -> Session {
@@ -55,15 +37,7 @@ fn session(server: &Server) -> Session {
 
 fn connect_request() -> Bytes {
     let mut out = BytesMut::new();
-    jute::ConnectRequest {
-        protocol_version: 0,
-        last_zxid_seen: Zxid::ZERO,
-        timeout_ms: 400,
-        session: SessionId(0),
-        password: &[0; jute::PASSWORD_LEN],
-        read_only: Some(false),
-    }
-    .encode(&mut out);
+    jute::ConnectRequest::fresh(400).encode(&mut out);
     out.freeze()
 }
 
@@ -153,8 +127,7 @@ fn a_session_that_is_held_survives_a_server_that_stood_still() {
         .placement(Placement::Single)
         .build()
         .expect("a configuration");
-    let server = Server::start(config).expect("a server starts");
-    server.wait_serving(PATIENCE).expect("it serves");
+    let server = common::start(config);
     let (held, other) = (session(&server), session(&server));
     assert!(held.timeout() <= Duration::from_millis(2000), "{:?}", held.timeout());
     held.create("/held", b"", CreateMode::Ephemeral).wait().expect("an ephemeral");

@@ -3,22 +3,19 @@
 //!
 //! Measures nothing, and says nothing about which placement is best.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use common::{PATIENCE, TICKS, start_all, wait_all, wait_for};
 use quorate::config::{HostPort, Placement};
-use quorate::{Acl, Config, CreateMode, Role, Server, Session, SessionId, Zxid};
-use quorate_proto::Ticks;
+use quorate::{Acl, Config, CreateMode, Role, Server, Session};
 use quorate_wire::jute::client as jute;
 use tempfile::TempDir;
 
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Short ticks: an election takes a few of them.
-const TICKS: Ticks = Ticks { tick: Duration::from_millis(100), init_limit: 50, sync_limit: 20 };
 /// Writes of each session, and sessions of each kind and server.
 const WRITES: i32 = 40;
 const SESSIONS: usize = 4;
@@ -37,15 +34,7 @@ impl TcpClient {
         stream.set_nodelay(true).expect("an option of TCP");
         let mut client = Self { stream, xid: 0 };
         let mut out = BytesMut::new();
-        jute::ConnectRequest {
-            protocol_version: 0,
-            last_zxid_seen: Zxid::ZERO,
-            timeout_ms: 30_000,
-            session: SessionId(0),
-            password: &[0; jute::PASSWORD_LEN],
-            read_only: Some(false),
-        }
-        .encode(&mut out);
+        jute::ConnectRequest::fresh(30_000).encode(&mut out);
         client.stream.write_all(&out).ok()?;
         let frame = client.frame()?;
         let response = jute::ConnectResponse::decode(&frame).expect("a connect response");
@@ -105,18 +94,6 @@ impl TcpClient {
     }
 }
 
-/// Asks until there is an answer.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
-        thread::park_timeout(Duration::from_millis(2));
-    }
-}
-
 fn start(folder: &TempDir, placement: Placement, shards: u16) -> Vec<Server> {
     let change = |builder: quorate::config::Builder| {
         builder
@@ -126,12 +103,7 @@ fn start(folder: &TempDir, placement: Placement, shards: u16) -> Vec<Server> {
             .client(HostPort::new("127.0.0.1", 0))
     };
     let configs = Config::local_ensemble_with(folder.path(), 3, change).expect("configurations");
-    let servers: Vec<Server> =
-        configs.into_iter().map(|config| Server::start(config).expect("a server starts")).collect();
-    for server in &servers {
-        server.wait_serving(PATIENCE).expect("a server serves");
-    }
-    servers
+    start_all(configs)
 }
 
 /// Writes and reads back with each version, so that a lost or doubled write is seen.
@@ -202,9 +174,7 @@ fn serves_and_survives_its_leader(placement: Placement, shards: u16) {
     let leader = servers.iter().position(leads).expect("a leader");
     servers.remove(leader).shutdown().expect("an orderly end");
     wait_for("another leader", || servers.iter().any(leads).then_some(()));
-    for server in &servers {
-        server.wait_serving(PATIENCE).expect("a server serves");
-    }
+    wait_all(&servers);
     let second = load(&servers, "second");
     check(&servers, &second);
     check(&servers, &first);
@@ -240,11 +210,7 @@ fn servers_that_are_known_by_name_find_each_other() {
         })
     };
     let configs = Config::local_ensemble_with(folder.path(), 3, named).expect("configurations");
-    let servers: Vec<Server> =
-        configs.into_iter().map(|config| Server::start(config).expect("a server starts")).collect();
-    for server in &servers {
-        server.wait_serving(PATIENCE).expect("a server serves");
-    }
+    let servers = start_all(configs);
     write_in_process(&servers[0].session(PATIENCE).expect("a session"), "/by-name");
 }
 
@@ -257,8 +223,7 @@ fn a_watch_on_one_shard_sees_a_write_through_the_other() {
         .shards(2)
         .build()
         .expect("a configuration");
-    let server = Server::start(config).expect("a server starts");
-    server.wait_serving(PATIENCE).expect("it serves");
+    let server = common::start(config);
     // Sessions take the shards in turn, so that neighbours are on different ones.
     let sessions: Vec<Session> =
         (0..4).map(|_| server.session(PATIENCE).expect("a session")).collect();

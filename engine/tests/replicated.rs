@@ -2,20 +2,15 @@
 //!
 //! Waits for conditions with a deadline; nothing here sleeps for a fixed time.
 
+mod common;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use common::{PATIENCE, TICKS, wait_for};
 use quorate::{Config, Error, ErrorCode, Machine, Proposer, Replicated, Role, Server, Zxid};
-use quorate_proto::Ticks;
 use tempfile::TempDir;
-
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const TICKS: Ticks = Ticks { tick: Duration::from_millis(100), init_limit: 50, sync_limit: 20 };
 
 /// What a server's copy of the state has lived through, seen from outside.
 #[derive(Debug, Default)]
@@ -121,9 +116,7 @@ impl Ensemble {
     }
 
     fn wait_all(&self) {
-        for (_, server) in self.running() {
-            server.wait_serving(PATIENCE).expect("a server serves");
-        }
+        common::wait_all(self.running().map(|(_, server)| server));
     }
 
     fn server(&self, at: usize) -> &Server {
@@ -150,18 +143,6 @@ impl Ensemble {
             let states = states?;
             states.windows(2).all(|pair| pair[0] == pair[1]).then(|| states[0].clone())
         })
-    }
-}
-
-/// Asks until there is an answer.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
-        thread::park_timeout(Duration::from_millis(2));
     }
 }
 
@@ -344,8 +325,7 @@ fn a_server_in_memory_writes_no_file_and_forgets() {
 fn the_tree_refuses_commands_and_goes_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config::builder(folder.path()).ticks(TICKS).build().expect("a configuration");
-    let server = Server::start(config).expect("a server starts");
-    server.wait_serving(PATIENCE).expect("it serves");
+    let server = common::start(config);
     let result = server.proposer().propose(b"a command that no tree knows").wait();
     assert!(matches!(result, Err(Error::Refused(ErrorCode::Unimplemented))), "{result:?}");
     server.session(PATIENCE).expect("a session of the same server");

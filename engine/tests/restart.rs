@@ -2,17 +2,16 @@
 //!
 //! Alone in its process, because it counts threads and descriptors.
 
+mod common;
+
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{PATIENCE, TICKS};
 use quorate::config::Placement;
-use quorate::{Config, CreateMode, Server};
-use quorate_proto::Ticks;
+use quorate::{Config, CreateMode};
 
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-const TICKS: Ticks = Ticks { tick: Duration::from_millis(100), init_limit: 50, sync_limit: 20 };
 const ROUNDS: usize = 6;
 
 fn count(folder: &str) -> usize {
@@ -44,13 +43,8 @@ fn servers_leave_no_thread_and_no_descriptor_behind() {
         .expect("configurations");
         let (threads, files) = (count("/proc/self/task"), count("/proc/self/fd"));
         for round in 0..ROUNDS {
-            let servers: Vec<Server> = configs
-                .iter()
-                .map(|config| Server::start(config.clone()).expect("ports and locks are free"))
-                .collect();
-            for server in &servers {
-                server.wait_serving(PATIENCE).expect("a server serves");
-            }
+            // Ports and locks are free.
+            let servers = common::start_all(configs.clone());
             let session = servers[round % 3].session(PATIENCE).expect("a session");
             let path = format!("/round-{round}");
             session.create(&path, b"", CreateMode::Persistent).wait().expect("a create");

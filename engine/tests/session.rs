@@ -2,6 +2,8 @@
 //!
 //! Waits for conditions with a deadline; nothing here sleeps for a fixed time.
 
+mod common;
+
 use std::future::Future;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -10,19 +12,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use common::{PATIENCE, TICKS, wait_for};
 use quorate::config::HostPort;
 use quorate::metrics::Histograms;
 use quorate::{Config, CreateMode, Error, ErrorCode, Op, Role, Server, Session, Stage};
-use quorate_proto::Ticks;
 use quorate_tree::Acl;
 use quorate_wire::jute::client::EventKind;
 use tempfile::TempDir;
-
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Short ticks: an election and an expiry take a few of them.
-const TICKS: Ticks = Ticks { tick: Duration::from_millis(100), init_limit: 50, sync_limit: 20 };
 
 /// Three servers in this process, all serving, each with a disk of its own.
 struct Ensemble {
@@ -36,14 +32,7 @@ impl Ensemble {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let configs = Config::local_ensemble_with(folder.path(), 3, |builder| builder.ticks(TICKS))
             .expect("three configurations");
-        let servers: Vec<Server> = configs
-            .into_iter()
-            .map(|config| Server::start(config).expect("a server starts"))
-            .collect();
-        for server in &servers {
-            server.wait_serving(PATIENCE).expect("a server serves");
-        }
-        Self { servers, _folder: folder }
+        Self { servers: common::start_all(configs), _folder: folder }
     }
 
     fn with_role(&self, role: Role) -> &Server {
@@ -69,18 +58,6 @@ fn alone(folder: &TempDir) -> Server {
     let server = Server::start(config).expect("a server starts");
     assert_eq!(server.wait_serving(PATIENCE).expect("it serves"), Role::Standalone);
     server
-}
-
-/// Asks until there is an answer.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
-        thread::park_timeout(Duration::from_millis(2));
-    }
 }
 
 fn refused<T>(result: Result<T, Error>) -> ErrorCode {

@@ -2,15 +2,15 @@
 //!
 //! Alone in its process, because it lowers the limit of the whole process.
 
-use std::fs;
-use std::time::{Duration, Instant};
+mod common;
 
+use std::fs;
+use std::time::Instant;
+
+use common::PATIENCE;
 use quorate::config::{HostPort, Placement};
 use quorate::{Config, Error, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-/// Longer than anything here takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The process may have so many descriptors; gives back how many it might have before.
 fn limit_descriptors(limit: u64) -> u64 {
@@ -86,7 +86,5 @@ fn a_server_without_descriptors_starts_as_a_whole_or_not_at_all() {
     }
     assert!(refused > 0 && failed > 0 && served > 0, "{refused} {failed} {served}");
     // Ports and locks are free.
-    let server = Server::start(config).expect("a server starts");
-    server.wait_serving(PATIENCE).expect("it serves");
-    server.shutdown().expect("an orderly end");
+    common::start(config).shutdown().expect("an orderly end");
 }

@@ -30,6 +30,20 @@ pub struct ConnectRequest<'a> {
     pub read_only: Option<bool>,
 }
 
+impl ConnectRequest<'static> {
+    /// Asks for a new session, as a client of today that has seen nothing yet.
+    pub const fn fresh(timeout_ms: i32) -> Self {
+        Self {
+            protocol_version: 0,
+            last_zxid_seen: Zxid::ZERO,
+            timeout_ms,
+            session: SessionId(0),
+            password: &[0; PASSWORD_LEN],
+            read_only: Some(false),
+        }
+    }
+}
+
 impl<'a> ConnectRequest<'a> {
     /// Reads a frame without its length.
     ///
