@@ -190,8 +190,8 @@ fn hop() -> Outcome {
     for host in [Host::Shard, Host::Plain] {
         for idle in [Idle::Park, Idle::ADAPTIVE, Idle::Spin] {
             let (here, there) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
-            let (mut out, inbox) = channel(1024, Arc::clone(&there));
-            let (outbox, mut back) = channel(1024, here);
+            let (mut out, inbox) = channel(1024, Arc::clone(&there), Arc::clone(&here));
+            let (outbox, mut back) = channel(1024, here, Arc::clone(&there));
             let spec = ThreadSpec { idle, ..ThreadSpec::new("mirror", there) };
             let build = move |_: TurnContext| Ok(Mirror { inbox, outbox });
             let handle = match host {

@@ -440,8 +440,8 @@ impl Queues {
                     outboxes[from].push(None);
                     continue;
                 }
-                let (sender, receiver) = channel(QUEUE_LEN, Arc::clone(&bells[to]));
-                sender.wake_on_room(Arc::clone(&bells[from]));
+                let (consumer, producer) = (Arc::clone(&bells[to]), Arc::clone(&bells[from]));
+                let (sender, receiver) = channel(QUEUE_LEN, consumer, producer);
                 outboxes[from].push(Some(sender));
                 inboxes[to].push(receiver);
             }

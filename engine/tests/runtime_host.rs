@@ -167,8 +167,8 @@ fn an_echo_is_served_by_either_host_however_it_idles() {
 /// Sends an item to and fro; tells the longest time that one hop there and back took.
 fn hop(hops: u64, idle: Idle) -> Duration {
     let (left, right) = (bell(), bell());
-    let (mut to_left, at_left) = channel(16, Arc::clone(&left));
-    let (to_right, at_right) = channel(16, Arc::clone(&right));
+    let (mut to_left, at_left) = channel(16, Arc::clone(&left), Arc::clone(&right));
+    let (to_right, at_right) = channel(16, Arc::clone(&right), Arc::clone(&left));
     let longest = Arc::new(AtomicU64::new(0));
     to_left.push(1);
     let hopper = |inbox, outbox| Hopper {

@@ -13,32 +13,35 @@ use crossbeam::utils::CachePadded;
 
 use super::bell::Bell;
 
-/// A queue of at most `capacity` items; `bell` is the consumer's.
+/// A queue of at most `capacity` items. The consumer's bell is rung when there are new ones; the
+/// producer's, so that it may sleep with items in its outbox, when a queue that was full is empty.
 ///
 /// # Panics
 /// If `capacity` is zero.
-pub fn channel<T>(capacity: usize, bell: Arc<Bell>) -> (Sender<T>, Receiver<T>) {
+pub fn channel<T>(
+    capacity: usize,
+    consumer: Arc<Bell>,
+    producer: Arc<Bell>,
+) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         queue: ArrayQueue::new(capacity),
         starved: CachePadded::new(AtomicBool::new(false)),
-        producer: std::sync::OnceLock::new(),
     });
-    let sender =
-        Sender { shared: Arc::clone(&shared), bell, outbox: VecDeque::new(), unannounced: false };
-    (sender, Receiver { shared })
+    let theirs = Arc::clone(&shared);
+    let sender = Sender { shared, consumer, outbox: VecDeque::new(), unannounced: false };
+    (sender, Receiver { shared: theirs, producer })
 }
 
 struct Shared<T> {
     queue: ArrayQueue<T>,
     /// Whether the producer has items in its outbox and may be asleep.
     starved: CachePadded<AtomicBool>,
-    producer: std::sync::OnceLock<Arc<Bell>>,
 }
 
 /// The producer's end.
 pub struct Sender<T> {
     shared: Arc<Shared<T>>,
-    bell: Arc<Bell>,
+    consumer: Arc<Bell>,
     outbox: VecDeque<T>,
     /// Whether something was queued since the bell was last rung.
     unannounced: bool,
@@ -73,7 +76,7 @@ impl<T> Sender<T> {
         }
         if self.unannounced {
             self.unannounced = false;
-            self.bell.ring();
+            self.consumer.ring();
         }
         self.outbox.is_empty()
     }
@@ -90,33 +93,6 @@ impl<T> Sender<T> {
         }
         true
     }
-
-    /// Whether items wait in the outbox. Only with [`wake_on_room`](Self::wake_on_room) may the
-    /// producer sleep meanwhile.
-    pub fn has_overflow(&self) -> bool {
-        !self.outbox.is_empty()
-    }
-
-    /// How many items wait in the outbox.
-    pub fn overflow_len(&self) -> usize {
-        self.outbox.len()
-    }
-
-    /// Whether `count` more items fit into the queue itself. Stays true until this end pushes.
-    pub fn has_room(&self, count: usize) -> bool {
-        self.outbox.is_empty() && self.shared.queue.len() + count <= self.shared.queue.capacity()
-    }
-
-    /// The queue's bound, in items.
-    pub fn capacity(&self) -> usize {
-        self.shared.queue.capacity()
-    }
-
-    /// Lets the consumer ring `bell`, the producer's, when it has emptied a queue that was full.
-    /// Without it a producer with an outbox must keep turning. Only the first call counts.
-    pub fn wake_on_room(&self, bell: Arc<Bell>) {
-        let _ = self.shared.producer.set(bell);
-    }
 }
 
 impl<T> fmt::Debug for Sender<T> {
@@ -131,6 +107,7 @@ impl<T> fmt::Debug for Sender<T> {
 /// The consumer's end.
 pub struct Receiver<T> {
     shared: Arc<Shared<T>>,
+    producer: Arc<Bell>,
 }
 
 impl<T> Receiver<T> {
@@ -149,11 +126,10 @@ impl<T> Receiver<T> {
         fence(Ordering::SeqCst);
         if self.shared.starved.load(Ordering::Relaxed)
             && self.shared.starved.swap(false, Ordering::AcqRel)
-            && let Some(bell) = self.shared.producer.get()
         {
-            // The producer may be awake and about to arm its bell; its last look before sleeping
-            // is `has_overflow`, not this queue. So it is woken whether it sleeps or not.
-            bell.ring_anyway();
+            // The producer may be awake and about to arm its bell, and its last look before it
+            // sleeps is not for room. So it is woken whether it says that it sleeps or not.
+            self.producer.ring_anyway();
         }
     }
 
@@ -195,12 +171,12 @@ mod tests {
 
     #[test]
     fn overflow_waits_in_the_outbox_and_keeps_its_order() {
-        let (mut sender, mut receiver) = channel(2, bell());
+        let (mut sender, mut receiver) = channel(2, bell(), bell());
         for item in 0..5 {
             sender.push(item);
         }
         assert!(!sender.flush());
-        assert_eq!(sender.overflow_len(), 3);
+        assert_eq!(sender.outbox.len(), 3);
         let mut seen = Vec::new();
         loop {
             while let Some(item) = receiver.pop() {
@@ -216,23 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn room_counts_the_outbox() {
-        let (mut sender, mut receiver) = channel(2, bell());
-        assert!(sender.has_room(2) && !sender.has_room(3));
-        for item in 0..3 {
-            sender.push(item);
-        }
-        assert_eq!(receiver.pop(), Some(0));
-        assert!(!sender.has_room(1), "the outbox comes first");
-        sender.flush();
-        receiver.pop();
-        assert!(sender.has_room(1));
-    }
-
-    #[test]
     fn a_batch_rings_once_and_an_idle_flush_not_at_all() {
         let consumer = bell();
-        let (mut sender, _receiver) = channel(8, Arc::clone(&consumer));
+        let (mut sender, _receiver) = channel(8, Arc::clone(&consumer), bell());
         consumer.arm();
         sender.flush();
         assert!(!is_rung(&consumer));
@@ -246,8 +208,7 @@ mod tests {
     #[test]
     fn a_producer_that_waits_for_room_is_woken_when_the_queue_is_empty() {
         let (consumer, producer) = (bell(), bell());
-        let (mut sender, mut receiver) = channel(1, consumer);
-        sender.wake_on_room(Arc::clone(&producer));
+        let (mut sender, mut receiver) = channel(1, consumer, Arc::clone(&producer));
         sender.push(1);
         sender.push(2);
         assert!(!sender.flush());
@@ -264,8 +225,7 @@ mod tests {
     fn two_sleeping_threads_lose_neither_items_nor_wakeups() {
         const ITEMS: u64 = 200_000;
         let (consumer, producer) = (bell(), bell());
-        let (mut sender, mut receiver) = channel(64, Arc::clone(&consumer));
-        sender.wake_on_room(Arc::clone(&producer));
+        let (mut sender, mut receiver) = channel(64, Arc::clone(&consumer), Arc::clone(&producer));
         let reader = thread::spawn(move || {
             let mut expected = 0;
             while expected < ITEMS {
@@ -297,8 +257,8 @@ mod tests {
     fn parked_ping_pong_loses_no_wakeup() {
         const HOPS: u32 = 20_000;
         let (left, right) = (bell(), bell());
-        let (mut to_right, mut at_right) = channel(4, Arc::clone(&right));
-        let (mut to_left, mut at_left) = channel(4, Arc::clone(&left));
+        let (mut to_right, mut at_right) = channel(4, Arc::clone(&right), Arc::clone(&left));
+        let (mut to_left, mut at_left) = channel(4, Arc::clone(&left), Arc::clone(&right));
         let echo = thread::spawn(move || {
             let mut hops = 0;
             while hops < HOPS {
