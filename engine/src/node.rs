@@ -21,7 +21,7 @@ use crate::control::Control;
 use crate::in_process::{Arrival, ConnectionId, Door, Entrance, Mailbox};
 use crate::memory_disk::MemoryDisk;
 use crate::metrics::Recorder;
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, wall_ms};
 use crate::runtime::host::{Progress, Turn};
 use crate::runtime::queue::{Receiver, Sender};
 use crate::runtime::uring::{ConnId, DiskRing, NetEvent, NetRing};
@@ -704,11 +704,4 @@ pub(crate) fn log(level: Level, sid: ServerId, text: &str) {
         Level::Warn => tracing::warn!(server = sid.0, "{text}"),
         Level::Error => tracing::error!(server = sid.0, "{text}"),
     }
-}
-
-/// The wall clock, milliseconds since 1970.
-fn wall_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use common::{PATIENCE, TICKS, wait_for};
-use quorate::config::{HostPort, Placement};
+use quorate::config::{FourLetterWords, HostPort, Placement};
 use quorate::in_process::{Arrival, Connection, Mailbox};
 use quorate::{Config, CreateMode, Error, Machine, Proposer, Replicated, Server, Session, Zxid};
 use quorate_wire::jute::client as jute;
@@ -106,6 +106,27 @@ fn a_session_that_is_only_held_fills_no_mailbox() {
         assert_eq!((header.xid, header.err), (jute::XID_PING, 0));
     }
     server.shutdown().expect("an orderly end");
+}
+
+#[test]
+fn the_words_that_are_listed_are_answered_and_of_the_others_srvr() {
+    let config = Config::builder("unused")
+        .durable(false)
+        .ticks(TICKS)
+        .with(|settings| {
+            settings.four_letter_words = FourLetterWords::Listed(vec!["mntr".to_owned()]);
+        })
+        .build()
+        .expect("a configuration");
+    let server = common::start(config);
+    let answer = |word: &'static [u8; 4]| {
+        let mailbox = Mailbox::new();
+        let connection = server.connect(&mailbox);
+        connection.send(Bytes::from_static(word));
+        next(&mailbox)
+    };
+    assert!(answer(b"mntr").is_some() && answer(b"srvr").is_some());
+    assert_eq!(answer(b"stat"), None, "the connection is closed");
 }
 
 /// Wakes its task late: it holds up the thread of the server that it is woken on.

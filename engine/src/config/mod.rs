@@ -59,18 +59,6 @@ pub enum FourLetterWords {
     Listed(Vec<String>),
 }
 
-impl FourLetterWords {
-    /// Whether `word` is answered.
-    pub fn allow(&self, word: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Listed(words) => {
-                matches!(word, "srvr" | "qsta") || words.iter().any(|listed| listed == word)
-            }
-        }
-    }
-}
-
 /// All settings, resolved: no default is left open. Read through [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -585,8 +585,8 @@ mod tests {
         assert_eq!(config.max_session_timeout, Duration::from_secs(90));
         assert_eq!((config.segment_len, config.window_max), (512 * 1024, 77));
         assert_eq!(config.jute_maxbuffer, 0x1f_ffff);
-        assert!(config.four_letter_words.allow("mntr") && config.four_letter_words.allow("srvr"));
-        assert!(!config.four_letter_words.allow("wchp"));
+        let words = ["ruok", "mntr"].map(str::to_owned).to_vec();
+        assert_eq!(config.four_letter_words, FourLetterWords::Listed(words));
         assert_eq!((config.snap_count, config.snap_retain_count), (50, 4));
         assert!(config.quorum_listen_on_all_ips && !config.durable);
         assert_eq!(config.groups[&1].len(), 3);

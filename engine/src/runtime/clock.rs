@@ -35,11 +35,6 @@ impl Clock {
     }
 }
 
-/// Now, for callers that keep no [`Clock`].
-pub fn now() -> Instant {
-    Clock::new().now()
-}
-
 /// The wall clock in milliseconds since 1970, as ZooKeeper's ctime and mtime count. It may go
 /// back.
 pub fn wall_ms() -> i64 {
@@ -65,7 +60,6 @@ mod tests {
         let c = first.now();
         assert!(a <= b && b <= c);
         assert_eq!(Clock::until(c, a), Duration::ZERO);
-        assert!(c <= now());
     }
 
     #[test]

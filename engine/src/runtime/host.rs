@@ -142,9 +142,6 @@ pub struct TurnContext {
     pub stop: Stop,
 }
 
-/// The context of a shard.
-pub type ShardContext = TurnContext;
-
 /// A running loop.
 #[derive(Debug)]
 pub struct ThreadHandle {

@@ -337,11 +337,6 @@ impl NetRing {
         })
     }
 
-    /// The ring's mode.
-    pub fn mode(&self) -> RingMode {
-        self.ring.mode()
-    }
-
     /// Counters since the start.
     pub fn stats(&self) -> NetStats {
         NetStats { enters: self.ring.enters(), ..self.stats }
