@@ -522,7 +522,7 @@ impl<M: StateMachine> Node<M> {
         let wanted = self.control.dumps_wanted();
         if wanted != self.dump_seen {
             self.dump_seen = wanted;
-            self.control.collect(&self.recorder.take());
+            recorder.drain(|histograms| self.control.collect(histograms));
         }
     }
 
@@ -593,7 +593,7 @@ impl<M: StateMachine> Drop for Node<M> {
             // Now, and not once the rings are taken apart: until then the other cores would go on.
             self.control.halt();
         }
-        self.control.keep(&self.recorder.take());
+        self.recorder.drain(|histograms| self.control.keep(histograms));
         if let Some(net) = &self.net {
             net.door.shut();
         }

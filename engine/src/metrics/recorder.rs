@@ -1,7 +1,7 @@
 //! One recorder per core, and the histograms that it hands over to be merged.
 //!
-//! Not shared between threads: the owner records, and exchanges its full histograms for empty ones
-//! when asked. Nothing is allocated on the recording path.
+//! Not shared between threads: the owner records, and shows what it has and empties it when asked.
+//! Nothing is allocated on the recording path.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -143,21 +143,19 @@ impl Recorder {
         self.current.stages[stage as usize].saturating_record(nanos.clamp(1, NANOS_MAX));
     }
 
-    /// What was recorded since the recorder began or was last taken from. Allocates the next
-    /// interval's histograms; a core that must not uses [`Recorder::swap`].
-    pub fn take(&mut self) -> Histograms {
-        self.swap(Histograms::new())
+    /// Gives `into` what was recorded since the recorder began or was last drained, and goes on
+    /// empty, in the same memory. The clock is read once.
+    pub fn drain<R>(&mut self, into: impl FnOnce(&Histograms) -> R) -> R {
+        let now = SystemTime::now();
+        self.current.duration = now.duration_since(self.current.start).unwrap_or_default();
+        let result = into(&self.current);
+        self.current.reset(now);
+        result
     }
 
-    /// The same, going on with `empty`, which somebody else has allocated. A pointer changes hands
-    /// and the clock is read once.
-    pub fn swap(&mut self, mut empty: Histograms) -> Histograms {
-        debug_assert!(empty.is_empty(), "values of another interval would be counted twice");
-        let now = SystemTime::now();
-        empty.start = now;
-        let mut full = std::mem::replace(&mut self.current, empty);
-        full.duration = now.duration_since(full.start).unwrap_or_default();
-        full
+    /// The same, as a copy of the caller's own.
+    pub fn take(&mut self) -> Histograms {
+        self.drain(Histograms::clone)
     }
 }
 
