@@ -558,3 +558,19 @@ fn a_dropped_ring_closes_its_connections() {
     }
     assert!(TcpStream::connect(address).is_err());
 }
+
+#[test]
+fn a_dropped_ring_closes_a_connection_that_was_closed_with_something_to_send() {
+    let (mut server, address) = Server::listening(NetConfig::default());
+    let mut stream = client(address);
+    let conn = server.accept();
+    // So that no operation is under way on it.
+    server.net.pause(conn);
+    assert!(server.next_within(Duration::from_millis(20)).is_none());
+    server.net.send(conn, Frame::from_static(b"unsent"));
+    server.net.close(conn);
+    drop(server);
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    assert!(received.is_empty());
+}

@@ -939,6 +939,8 @@ impl NetRing {
             if let Some(conn) = &mut self.memory.places[index].conn {
                 conn.dirty = false;
                 self.begin_closing(index);
+                // One that was closing already may have waited for its turn to send only.
+                self.free_if_closed(index);
             }
         }
         for index in 0..self.memory.listeners.len() {
