@@ -2,7 +2,7 @@
 //!
 //! Both run the same [`Turn`] in the same way: turn while there is work, look for a while, then
 //! sleep until the bell rings or a time comes. What a turn does is not their business. glommio is
-//! used in this file and nowhere else.
+//! used in this file and nowhere else, but for the file that `uring::sys` makes for it.
 
 use std::any::Any;
 use std::fmt;

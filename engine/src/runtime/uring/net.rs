@@ -273,7 +273,7 @@ struct Limits {
 #[derive(Debug)]
 pub struct NetRing {
     ring: Ring,
-    /// Wrapped so that they can be leaked should the kernel not let go of them.
+    /// Wrapped so that it can be leaked should the kernel not let go of it.
     memory: mem::ManuallyDrop<Memory>,
     blocks: Blocks,
     free: VecDeque<usize>,
@@ -290,7 +290,7 @@ pub struct NetRing {
     stats: NetStats,
 }
 
-/// Everything that operations under way point to.
+/// Everything that operations under way point to. Freed only once none is, else leaked.
 #[derive(Debug)]
 struct Memory {
     buffers: ReceiveBuffers,
@@ -519,7 +519,7 @@ impl NetRing {
         conn.under_way.begin(Kind::Linger);
         let index = id.index as usize;
         let limit = &raw const self.memory.limits.linger;
-        // SAFETY: the limits are boxed and live as long as the ring.
+        // SAFETY: the limits are boxed, and like all of `Memory` they outlive every operation.
         unsafe { set_timer(&mut self.ring, limit, Kind::Linger, index) };
         self.linger_if_flushed(index);
     }
@@ -612,7 +612,8 @@ impl NetRing {
         conn.under_way.begin(Kind::Receive);
         let fd = types::Fd(conn.socket.as_raw_fd());
         let entry = opcode::RecvMulti::new(fd, GROUP).build();
-        // SAFETY: the kernel writes into the group's buffers only, which outlive the ring.
+        // SAFETY: the kernel writes into the group's buffers only, and like all of `Memory` they
+        // outlive every operation.
         unsafe { push(&mut self.ring, entry, Kind::Receive, index) };
     }
 
@@ -880,7 +881,7 @@ impl NetRing {
         tracing::warn!(%error, "no connection can be accepted for now");
         listener.under_way.begin(Kind::AcceptPause);
         let limit = &raw const self.memory.limits.accept_pause;
-        // SAFETY: the limits are boxed and live as long as the ring.
+        // SAFETY: the limits are boxed, and like all of `Memory` they outlive every operation.
         unsafe { set_timer(&mut self.ring, limit, Kind::AcceptPause, index) };
     }
 
@@ -987,7 +988,8 @@ impl NetRing {
 impl Drop for NetRing {
     fn drop(&mut self) {
         if self.shut_down() {
-            // SAFETY: dropped here and nowhere else, and not used after.
+            // SAFETY: dropped here and nowhere else, and not used after: neither by us nor by the
+            // kernel, which has no operation left.
             unsafe { mem::ManuallyDrop::drop(&mut self.memory) };
         } else {
             // Freed memory that the kernel still writes to would be somebody else's.

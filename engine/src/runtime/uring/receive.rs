@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use bytes::{Bytes, BytesMut};
@@ -27,16 +28,16 @@ pub(super) struct ReceiveBuffers {
 }
 
 impl ReceiveBuffers {
-    /// `count` (a power of two) buffers of `len` bytes, registered with the ring, which must go
-    /// first.
+    /// `count` (a power of two) buffers of `len` bytes, registered with the ring. They must stay
+    /// while a receive of the group is under way.
     pub(super) fn new(ring: &Ring, count: u16, len: u32) -> io::Result<Self> {
         if !count.is_power_of_two() || count > 1 << 15 || len == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         let entries = AlignedBuf::zeroed(usize::from(count) * size_of::<BufRingEntry>());
         let buffers = AlignedBuf::zeroed(usize::from(count) * len as usize);
-        // SAFETY: the entries are page-aligned, as long as said, and owned by `self`, which the
-        // owner keeps until the ring is closed.
+        // SAFETY: the entries are page-aligned and as long as said. The kernel reads them for a
+        // receive of the group only, and they stay until none is under way, as said above.
         unsafe {
             let address = entries.address() as u64;
             ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0)?;
@@ -49,8 +50,14 @@ impl ReceiveBuffers {
 
     /// The first `len` bytes of a buffer that the kernel handed to us.
     pub(super) fn bytes(&self, index: u16, len: usize) -> &[u8] {
-        let start = usize::from(index) * self.len as usize;
-        &self.buffers[start..start + len.min(self.len as usize)]
+        assert!(index < self.count, "the kernel knows buffers that we gave it, and no other");
+        let whole = self.len as usize;
+        // SAFETY: within the buffers and initialised, and no reference to the others is made. This
+        // one is ours until it is given back, which the borrow of `self` puts off.
+        unsafe {
+            let start = self.buffers.address().add(usize::from(index) * whole);
+            slice::from_raw_parts(start, len.min(whole))
+        }
     }
 
     /// Gives a buffer back; the kernel sees it after [`publish`](Self::publish).
