@@ -8,6 +8,8 @@ use bytes::Bytes;
 use quorate_storage::disk::{DiskDone, DiskError, DiskOp, DiskOutput, FileId, OpId, OpenMode};
 use quorate_wire::Frame;
 
+use crate::runtime::uring::disk::copy_parts;
+
 #[derive(Debug, Default)]
 pub(crate) struct MemoryDisk {
     files: HashMap<String, Vec<u8>>,
@@ -101,12 +103,9 @@ impl MemoryDisk {
         if bytes.len() < offset + len {
             bytes.resize(offset + len, 0);
         }
-        let mut at = offset;
-        for part in parts {
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        bytes[at..offset + len].fill(0);
+        let bytes = &mut bytes[offset..offset + len];
+        let end = copy_parts(parts, bytes);
+        bytes[end..].fill(0);
         Ok(DiskOutput::Done)
     }
 

@@ -315,7 +315,7 @@ impl Parts {
                     PlannedRole::Log => {
                         has_disk = true;
                         let listing = listing.take().expect("a plan has one log core");
-                        peer.add_log(LogCore::new(store_config(config), listing));
+                        peer.add_log(LogCore::new(store_config(config, limits), listing));
                     }
                 }
             }
@@ -530,10 +530,10 @@ fn tree_config(config: &Config, limits: Limits) -> TreeConfig {
     }
 }
 
-fn store_config(config: &Config) -> StoreConfig {
+fn store_config(config: &Config, limits: Limits) -> StoreConfig {
     let mut store = StoreConfig::new(config.my_sid, config.cluster_id);
     store.snapshots_retained = config.snap_retain_count as usize;
-    store.body_len_max = limits(config).body_max;
+    store.body_len_max = limits.body_max;
     store.segment_len = config.segment_len.max(smallest_segment(store.body_len_max));
     store.spares_max = 2;
     store
@@ -554,13 +554,12 @@ fn membership(config: &Config) -> Membership {
     if config.groups.is_empty() && config.weights.is_empty() {
         return Membership::majority(voters, observers);
     }
-    let mut sorted = voters.clone();
-    sorted.sort_unstable();
+    // In the order of their sids, as the members of a configuration are.
     let group_of = |sid: &ServerId| {
         config.groups.iter().find(|(_, sids)| sids.contains(sid)).map_or(0, |(group, _)| *group)
     };
     let weights: Vec<(u64, u64)> =
-        sorted.iter().map(|sid| (group_of(sid), config.weight(*sid))).collect();
+        voters.iter().map(|sid| (group_of(sid), config.weight(*sid))).collect();
     let verifier = QuorumVerifier::Hierarchical(Hierarchical::new(&weights));
     Membership::new(voters, observers, verifier)
 }

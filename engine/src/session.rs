@@ -221,10 +221,9 @@ impl LineState {
         match header.xid {
             jute::XID_PING => {}
             jute::XID_EVENT => match jute::WatchEvent::decode(body) {
-                Ok(event) => self.events.push_back(WatchedEvent {
-                    kind: event.kind,
-                    path: String::from_utf8_lossy(event.path).into_owned(),
-                }),
+                Ok(event) => {
+                    self.events.push_back(WatchedEvent { kind: event.kind, path: text(event.path) })
+                }
                 Err(_) => self.fail(Failure::Unreadable),
             },
             xid => match self.pending.pop_front() {
@@ -498,12 +497,8 @@ impl Session {
     }
 }
 
-const fn jute_error_text() -> &'static str {
-    "the answer does not fit its operation"
-}
-
 fn jute_error() -> Error {
-    Error::Answer(jute_error_text().to_owned())
+    Error::Answer("the answer does not fit its operation".to_owned())
 }
 
 fn text(bytes: &[u8]) -> String {

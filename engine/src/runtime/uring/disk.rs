@@ -744,7 +744,7 @@ impl Read {
 }
 
 /// Copies the parts to the beginning of the buffer, tells where they end.
-fn copy_parts(parts: &[Frame], buffer: &mut [u8]) -> usize {
+pub(crate) fn copy_parts(parts: &[Frame], buffer: &mut [u8]) -> usize {
     let mut end = 0;
     for part in parts {
         buffer[end..end + part.len()].copy_from_slice(part);

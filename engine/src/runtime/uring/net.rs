@@ -203,10 +203,6 @@ impl UnderWay {
     fn is_empty(self) -> bool {
         self.0 == 0
     }
-
-    fn iter(self) -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(move |kind| self.has(*kind))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,9 +354,7 @@ impl NetRing {
                 continue;
             }
             listener.closing = true;
-            for kind in listener.under_way.iter() {
-                cancel(&mut self.ring, kind, index);
-            }
+            cancel_all(&mut self.ring, listener.under_way, index);
         }
     }
 
@@ -434,6 +428,12 @@ impl NetRing {
         ConnId { index: u32::try_from(index).expect("fewer places than descriptors"), generation }
     }
 
+    /// The connection of this id, open or not.
+    fn conn(&self, id: ConnId) -> Option<&Conn> {
+        let place = self.memory.places.get(id.index as usize)?;
+        place.conn.as_ref().filter(|_| place.generation == id.generation)
+    }
+
     /// The open connection of this id.
     fn open(&mut self, id: ConnId) -> Option<&mut Conn> {
         let place = self.memory.places.get_mut(id.index as usize)?;
@@ -456,17 +456,12 @@ impl NetRing {
 
     /// Bytes queued for a connection that the kernel has not taken yet; 0 for a stale id.
     pub fn queued_bytes(&self, id: ConnId) -> usize {
-        let place = self.memory.places.get(id.index as usize);
-        let place = place.filter(|place| place.generation == id.generation);
-        place.and_then(|place| place.conn.as_ref()).map_or(0, |conn| conn.queue.queued())
+        self.conn(id).map_or(0, |conn| conn.queue.queued())
     }
 
     /// Whether the id names an open connection.
     pub fn is_open(&self, id: ConnId) -> bool {
-        let place = self.memory.places.get(id.index as usize);
-        let place = place.filter(|place| place.generation == id.generation);
-        let conn = place.and_then(|place| place.conn.as_ref());
-        conn.is_some_and(|conn| conn.state == ConnState::Open)
+        self.conn(id).is_some_and(|conn| conn.state == ConnState::Open)
     }
 
     /// Reports [`NetEvent::Drained`] once fewer than `below` bytes are queued, at the next poll if
@@ -810,9 +805,7 @@ impl NetRing {
             return;
         }
         conn.state = ConnState::Closing;
-        for kind in conn.under_way.iter() {
-            cancel(&mut self.ring, kind, index);
-        }
+        cancel_all(&mut self.ring, conn.under_way, index);
         self.free_if_closed(index);
     }
 
@@ -829,8 +822,11 @@ impl NetRing {
 
     // Accepting and connecting.
 
+    /// Accepts on a listener that has nothing under way, and frees it if it is closing.
     fn accept(&mut self, index: usize) {
-        let Some(listener) = &mut self.memory.listeners[index] else { return };
+        let place = &mut self.memory.listeners[index];
+        place.take_if(|listener| listener.closing);
+        let Some(listener) = place else { return };
         listener.under_way.begin(Kind::Accept);
         let fd = types::Fd(listener.socket.as_raw_fd());
         let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
@@ -853,15 +849,13 @@ impl NetRing {
             }
         }
         if !ended {
-        } else if closing {
-            self.memory.listeners[index] = None;
-        } else if matches!(
-            -completion.result,
-            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS
-        ) {
-            self.pause_accepting(index, -completion.result);
-        } else {
-            self.accept(index);
+            return;
+        }
+        match -completion.result {
+            errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) if !closing => {
+                self.pause_accepting(index, errno);
+            }
+            _ => self.accept(index),
         }
     }
 
@@ -888,11 +882,7 @@ impl NetRing {
     fn handle_accept_pause(&mut self, index: usize) {
         let Some(listener) = &mut self.memory.listeners[index] else { return };
         listener.under_way.end(Kind::AcceptPause);
-        if listener.closing {
-            self.memory.listeners[index] = None;
-        } else {
-            self.accept(index);
-        }
+        self.accept(index);
     }
 
     fn handle_connect(&mut self, index: usize, result: i32, events: &mut Vec<NetEvent>) {
@@ -947,16 +937,12 @@ impl NetRing {
         for index in 0..self.memory.listeners.len() {
             if let Some(listener) = &mut self.memory.listeners[index] {
                 listener.closing = true;
-                for kind in listener.under_way.iter() {
-                    cancel(&mut self.ring, kind, index);
-                }
+                cancel_all(&mut self.ring, listener.under_way, index);
             }
         }
         for index in 0..self.memory.connecting.len() {
             if let Some(connecting) = &self.memory.connecting[index] {
-                for kind in connecting.under_way.iter() {
-                    cancel(&mut self.ring, kind, index);
-                }
+                cancel_all(&mut self.ring, connecting.under_way, index);
             }
         }
         let mut events = Vec::new();
@@ -1013,6 +999,12 @@ fn put<T>(places: &mut Vec<Option<T>>, item: T) -> usize {
 unsafe fn push(ring: &mut Ring, entry: squeue::Entry, kind: Kind, index: usize) {
     // SAFETY: the caller's promise.
     unsafe { ring.push(entry.user_data(kind.user_data(index))) }
+}
+
+fn cancel_all(ring: &mut Ring, under_way: UnderWay, index: usize) {
+    for kind in Kind::ALL.into_iter().filter(|kind| under_way.has(*kind)) {
+        cancel(ring, kind, index);
+    }
 }
 
 fn cancel(ring: &mut Ring, kind: Kind, index: usize) {
