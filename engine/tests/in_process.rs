@@ -52,23 +52,13 @@ const PING: [u8; 12] = [0, 0, 0, 8, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 11];
 
 /// The next bytes of the mailbox; `None` once its connection is closed.
 fn next(mailbox: &Mailbox) -> Option<Bytes> {
-    wait_for("an arrival", || {
+    let arrival = wait_for("an arrival", || {
         mailbox.wait(Duration::from_millis(100));
         mailbox.take()
-    })
-    .into_bytes()
-}
-
-trait IntoBytes {
-    fn into_bytes(self) -> Option<Bytes>;
-}
-
-impl IntoBytes for Arrival {
-    fn into_bytes(self) -> Option<Bytes> {
-        match self {
-            Self::Bytes(_, bytes) => Some(bytes),
-            Self::Closed(_) => None,
-        }
+    });
+    match arrival {
+        Arrival::Bytes(_, bytes) => Some(bytes),
+        Arrival::Closed(_) => None,
     }
 }
 
@@ -135,7 +125,7 @@ struct Stall(std::sync::atomic::AtomicBool);
 impl std::task::Wake for Stall {
     fn wake(self: Arc<Self>) {
         if !self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(2500));
+            thread::sleep(Duration::from_millis(1000));
         }
     }
 }
@@ -149,8 +139,9 @@ fn a_session_that_is_held_survives_a_server_that_stood_still() {
         .build()
         .expect("a configuration");
     let server = common::start(config);
-    let (held, other) = (session(&server), session(&server));
-    assert!(held.timeout() <= Duration::from_millis(2000), "{:?}", held.timeout());
+    let session = || server.session(Duration::from_millis(400)).expect("a session");
+    let (held, other) = (session(), session());
+    assert!(held.timeout() <= Duration::from_millis(400), "{:?}", held.timeout());
     held.create("/held", b"", CreateMode::Ephemeral).wait().expect("an ephemeral");
 
     let stall = Arc::new(Stall(std::sync::atomic::AtomicBool::new(false)));
@@ -179,6 +170,16 @@ fn with_a_big_node() -> (Server, Session) {
     (server, session)
 }
 
+/// Gives the server the time to answer everything before a byte is taken.
+fn wait_for_other_work(other: &Session) {
+    let mut answers = 0;
+    wait_for("the server's other work", || {
+        other.exists("/big").wait().expect("others are served");
+        answers += 1;
+        (answers > 500).then_some(())
+    });
+}
+
 #[test]
 fn a_client_in_the_process_that_never_reads_is_closed() {
     let (server, other) = with_a_big_node();
@@ -187,13 +188,7 @@ fn a_client_in_the_process_that_never_reads_is_closed() {
     for xid in 1..=READS {
         connection.send(get_data(xid, "/big"));
     }
-    let mut answers = 0;
-    // Not a byte is taken before the server has had the time to answer everything.
-    wait_for("the server's other work", || {
-        other.exists("/big").wait().expect("others are served");
-        answers += 1;
-        (answers > 500).then_some(())
-    });
+    wait_for_other_work(&other);
     let mut read = 0;
     while next(&mailbox).is_some() {
         read += 1;
@@ -215,12 +210,7 @@ fn a_client_over_tcp_that_never_reads_is_closed() {
     for xid in 1..=READS {
         stream.write_all(&get_data(xid, "/big")).expect("sent");
     }
-    let mut answers = 0;
-    wait_for("the server's other work", || {
-        other.exists("/big").wait().expect("others are served");
-        answers += 1;
-        (answers > 500).then_some(())
-    });
+    wait_for_other_work(&other);
     let mut read = 0;
     let mut buffer = vec![0; 1 << 20];
     while let Ok(len @ 1..) = stream.read(&mut buffer) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate::runtime::uring::RingMode;
 use quorate::runtime::uring::disk::{DiskConfig, DiskRing, list};
@@ -12,6 +12,7 @@ use quorate_storage::disk::{
 use quorate_wire::Frame;
 use tempfile::TempDir;
 
+/// Longer than anything here takes, so that a lost completion fails the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 const FILE: FileId = FileId(1);
 
@@ -38,13 +39,14 @@ impl Disk {
 
     /// Waits until nothing is pending.
     fn settle(&mut self) -> Vec<DiskDone> {
+        let until = Instant::now() + PATIENCE;
         let mut done = Vec::new();
         self.ring.poll(&mut done);
         while self.ring.pending() > 0 {
-            let before = done.len();
-            self.ring.wait(Some(PATIENCE));
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} operations are pending still", self.ring.pending());
+            self.ring.wait(Some(left));
             self.ring.poll(&mut done);
-            assert!(done.len() > before || self.ring.pending() > 0);
         }
         done
     }

@@ -127,13 +127,17 @@ fn join_within(handle: ThreadHandle, time: Duration) -> Result<(), HostError> {
     handle.join()
 }
 
-fn echo_thread(run: Runner<Echo>, idle: Idle) -> (ThreadHandle, SocketAddr, Arc<AtomicU64>) {
+fn echo_thread(
+    run: Runner<Echo>,
+    name: &str,
+    idle: Idle,
+) -> (ThreadHandle, SocketAddr, Arc<AtomicU64>) {
     let listener = bind("127.0.0.1:0".parse().unwrap(), 128).unwrap();
     let address = listener.local_addr().unwrap();
     let turns = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&turns);
     let build = move |context: TurnContext| Echo::new(&context, listener, counter);
-    let handle = run(spec("echo", &bell(), idle), Box::new(build)).unwrap();
+    let handle = run(spec(name, &bell(), idle), Box::new(build)).unwrap();
     (handle, address, turns)
 }
 
@@ -154,7 +158,7 @@ fn ping_pong(address: SocketAddr, rounds: usize) {
 fn an_echo_is_served_by_either_host_however_it_idles() {
     for run in runners() {
         for idle in [Idle::Park, Idle::ADAPTIVE, Idle::SpinThenPark(Duration::from_millis(2))] {
-            let (handle, address, _) = echo_thread(run, idle);
+            let (handle, address, _) = echo_thread(run, "echo", idle);
             let clients: Vec<_> =
                 (0..3).map(|_| thread::spawn(move || ping_pong(address, 500))).collect();
             clients.into_iter().for_each(|client| client.join().unwrap());
@@ -227,12 +231,7 @@ fn cpu_ticks(thread_name: &str) -> u64 {
 #[test]
 fn an_idle_thread_takes_no_turns_and_no_cpu() {
     for (run, name) in runners().into_iter().zip(["idle-shard", "idle-plain"]) {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), 128).unwrap();
-        let address = listener.local_addr().unwrap();
-        let turns = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&turns);
-        let build = move |context: TurnContext| Echo::new(&context, listener, counter);
-        let handle = run(spec(name, &bell(), Idle::ADAPTIVE), Box::new(build)).unwrap();
+        let (handle, address, turns) = echo_thread(run, name, Idle::ADAPTIVE);
         ping_pong(address, 10);
         // Long enough to see a thread that turns; how long exactly does not matter.
         let quiet = StdInstant::now() + Duration::from_millis(50);
@@ -344,7 +343,7 @@ fn a_thread_bound_to_a_cpu_that_does_not_exist_fails_with_an_error() {
 #[test]
 fn a_sleeping_thread_is_stopped() {
     for run in runners() {
-        let (handle, address, _) = echo_thread(run, Idle::Park);
+        let (handle, address, _) = echo_thread(run, "echo", Idle::Park);
         ping_pong(address, 1);
         handle.stop();
         join_within(handle, PATIENCE).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::iter;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -125,36 +126,45 @@ fn client(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Sends bytes, in steps of at most these lengths, and expects them back.
+fn echo_client(
+    address: SocketAddr,
+    seed: u64,
+    len: usize,
+    steps: impl Iterator<Item = usize> + Send + 'static,
+) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let sent = noise(seed, len);
+        let mut stream = client(address);
+        let mut writer = stream.try_clone().unwrap();
+        let copy = sent.clone();
+        let writing = thread::spawn(move || {
+            let mut rest = copy.as_slice();
+            for step in steps {
+                let (now, later) = rest.split_at(step.min(rest.len()));
+                writer.write_all(now).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        writing.join().unwrap();
+        assert!(received == sent, "client {seed}");
+    })
+}
+
 #[test]
 fn an_echo_returns_thousands_of_frames_cut_anywhere() {
     for mode in [RingMode::Deferred, RingMode::Cooperative, RingMode::Plain] {
         let config = NetConfig { mode: Some(mode), ..NetConfig::default() };
         let (mut server, address) = Server::listening(config);
-        let clients: Vec<_> = (0..3u64)
-            .map(|seed| {
-                thread::spawn(move || {
-                    let sent = noise(seed, 300_000);
-                    let mut stream = client(address);
-                    let mut writer = stream.try_clone().unwrap();
-                    let copy = sent.clone();
-                    let writing = thread::spawn(move || {
-                        let mut rest = copy.as_slice();
-                        let mut step = 1;
-                        while !rest.is_empty() {
-                            let (now, later) = rest.split_at(step.min(rest.len()));
-                            writer.write_all(now).unwrap();
-                            rest = later;
-                            step = step * 7 % 193 + 1;
-                        }
-                        writer.shutdown(Shutdown::Write).unwrap();
-                    });
-                    let mut received = Vec::new();
-                    stream.read_to_end(&mut received).unwrap();
-                    writing.join().unwrap();
-                    assert!(received == sent, "client {seed}");
-                })
-            })
-            .collect();
+        let steps = || iter::successors(Some(1), |step| Some(step * 7 % 193 + 1));
+        let clients: Vec<_> =
+            (0..3).map(|seed| echo_client(address, seed, 300_000, steps())).collect();
         assert_eq!(server.echo(3), 3);
         clients.into_iter().for_each(|client| client.join().unwrap());
     }
@@ -505,24 +515,8 @@ fn an_unlistened_port_refuses_and_its_connections_live_on() {
 fn too_few_receive_buffers_delay_but_lose_nothing() {
     let config = NetConfig { buffers: 2, buffer_len: 512, block_len: 2048, ..NetConfig::default() };
     let (mut server, address) = Server::listening(config);
-    let clients: Vec<_> = (0..8u64)
-        .map(|seed| {
-            thread::spawn(move || {
-                let sent = noise(seed, 200_000);
-                let mut stream = client(address);
-                let mut writer = stream.try_clone().unwrap();
-                let copy = sent.clone();
-                let writing = thread::spawn(move || {
-                    writer.write_all(&copy).unwrap();
-                    writer.shutdown(Shutdown::Write).unwrap();
-                });
-                let mut received = Vec::new();
-                stream.read_to_end(&mut received).unwrap();
-                writing.join().unwrap();
-                assert!(received == sent);
-            })
-        })
-        .collect();
+    let clients: Vec<_> =
+        (0..8).map(|seed| echo_client(address, seed, 200_000, iter::once(usize::MAX))).collect();
     server.echo(8);
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert!(server.net.stats().buffers_short > 0, "the case was met");
