@@ -61,9 +61,8 @@ pub struct LogCore {
 enum Writing {
     /// Whether the tree core waits for room.
     Own { zxid: Zxid, waits: bool },
-    /// Whether the link to the leader is paused, what came since, and whether this server was in
-    /// quarantine before.
-    /// and whether it puts the server there until it is level.
+    /// Whether the link to the leader is paused, what came since, whether this server was in
+    /// quarantine before, and whether the snapshot puts it there until it is level.
     Installed { paused: bool, queue: VecDeque<Behind>, was_quarantined: bool, forgets: bool },
 }
 
@@ -241,7 +240,9 @@ impl LogCore {
     }
 
     /// Hands on what a snapshot's source may add now, and holds the source while there is no room.
-    fn give_snapshot_room(&mut self, now: Instant) {
+    /// Whether the store was given anything.
+    fn give_snapshot_room(&mut self, now: Instant) -> bool {
+        let mut gave = false;
         match &mut self.writing {
             Some(Writing::Own { zxid, waits }) if *waits && self.store.snapshot_room() => {
                 *waits = false;
@@ -259,6 +260,7 @@ impl LogCore {
                     }
                     if let Some(Behind::Chunk(bytes, last)) = queue.pop_front() {
                         self.store.snapshot_chunk(bytes, last);
+                        gave = true;
                     }
                 }
                 // Behind the last piece there are records only.
@@ -278,11 +280,13 @@ impl LogCore {
                 for behind in records {
                     if let Behind::Record(zxid, frame) = behind {
                         self.append(now, zxid, frame);
+                        gave = true;
                     }
                 }
             }
             None => {}
         }
+        gave
     }
 
     fn stream(&mut self, conn: ConnKey, after: Zxid, through: Zxid) {
@@ -316,14 +320,19 @@ impl LogCore {
                 self.handle_link(now, message);
             }
         }
-        while let Some(event) = self.store.poll_event() {
-            self.handle_event(now, event);
+        loop {
+            while let Some(event) = self.store.poll_event() {
+                self.handle_event(now, event);
+            }
+            while let Some(op) = self.store.poll_op() {
+                self.note_write(now, &op);
+                self.effects.push_back(Effect::Disk(op));
+            }
+            // Perhaps nothing is under way that would bring the next turn.
+            if !self.give_snapshot_room(now) {
+                break;
+            }
         }
-        while let Some(op) = self.store.poll_op() {
-            self.note_write(now, &op);
-            self.effects.push_back(Effect::Disk(op));
-        }
-        self.give_snapshot_room(now);
         self.tell_floor();
     }
 

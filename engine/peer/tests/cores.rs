@@ -1,22 +1,32 @@
 //! Single cores, one input at a time: what only an order between two links can bring about.
 //!
-//! Knows no ensemble.
+//! Takes the ensemble's disk, and no ensemble.
+
+mod ensemble;
 
 use std::time::Duration;
 
+use ensemble::disk::Disk;
+
 use quorate_peer::links::{
-    ConnKey, Effect, Message, NetInput, NetOp, Port, ShardInput, SyncTask, Term, ToQuorum, ToShard,
+    ConnKey, Effect, Message, NetInput, NetOp, Port, ShardInput, SyncTask, Term, ToLog, ToQuorum,
+    ToShard,
 };
+use quorate_peer::log_core::{LogCore, LogInput};
 use quorate_peer::shard_core::{ShardConfig, ShardCore, Words};
 use quorate_peer::{Core, Limits};
 use quorate_proto::leader::LearnerRole;
 use quorate_proto::quorum::Membership;
-use quorate_proto::{Epoch, Instant, ServerId, SyncPlan, Ticks, ToLeader, ToLearner, Zxid};
+use quorate_proto::{
+    Durable, Epoch, Instant, ServerId, SyncPlan, Ticks, ToLeader, ToLearner, Zxid,
+};
+use quorate_storage::{DiskOp, StoreConfig};
 use quorate_wire::Frame;
 use quorate_wire::native::hello::{Hello, Purpose, Status, VERSION_MAX, Welcome};
 use quorate_wire::native::packet::{
     decode_to_leader, decode_to_learner, to_leader_frame, to_learner_frame,
 };
+use quorate_wire::native::proposal::ProposalEncoder;
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
@@ -192,4 +202,85 @@ fn a_peer_that_takes_a_connection_and_says_nothing_is_tried_again() {
     core.handle_timeout(late + Duration::from_secs(2));
     let again = effects(&mut core);
     assert!(again.iter().any(|e| matches!(e, Effect::Net(NetOp::Connect { .. }))));
+}
+
+/// What a log core wants done on its disk.
+fn disk_ops(core: &mut LogCore) -> (Vec<DiskOp>, Vec<Message>) {
+    let (mut ops, mut said) = (Vec::new(), Vec::new());
+    while let Some(effect) = core.poll_effect() {
+        match effect {
+            Effect::Disk(op) => ops.push(op),
+            Effect::Send(message) => said.push(message),
+            Effect::Notice(_) => {}
+            other => panic!("not a log core's: {other:?}"),
+        }
+    }
+    (ops, said)
+}
+
+/// Does all that a log core wants done, and gives what it says meanwhile.
+fn settle(core: &mut LogCore, disk: &mut Disk) -> Vec<Message> {
+    let mut all = Vec::new();
+    loop {
+        let (ops, said) = disk_ops(core);
+        all.extend(said);
+        ops.into_iter().for_each(|op| disk.submit(op));
+        let Some(done) = disk.step() else { return all };
+        core.handle(NOW, LogInput::Disk(done));
+    }
+}
+
+/// The snapshot and the records that are said to be durable, the newest of each.
+fn durable(said: &[Message]) -> (Option<Zxid>, Option<Zxid>) {
+    let (mut snapshot, mut log) = (None, None);
+    for message in said {
+        match message {
+            Message::Quorum(ToQuorum::Durable(Durable::Snapshot { zxid })) => {
+                snapshot = Some(*zxid)
+            }
+            Message::Quorum(ToQuorum::Durable(Durable::Log { through })) => log = Some(*through),
+            _ => {}
+        }
+    }
+    (snapshot, log)
+}
+
+#[test]
+fn the_last_piece_of_a_snapshot_that_waits_for_the_quarantine_waits_for_nothing_else() {
+    let at = Zxid::new(Epoch::new(1), 9);
+    let next = Zxid::new(Epoch::new(1), 10);
+    for has_record in [false, true] {
+        let mut disk = Disk::default();
+        let config = StoreConfig {
+            segment_len: 128 * 1024,
+            body_len_max: 64 * 1024,
+            ..StoreConfig::new(ServerId(1), 1)
+        };
+        let mut core = LogCore::new(config, disk.listing());
+        core.handle_timeout(NOW);
+        settle(&mut core, &mut disk);
+        // The log is empty, so the snapshot may lack what this server has acknowledged.
+        let mut inputs = vec![
+            ToLog::BeginInstall(at),
+            ToLog::InstallChunk(Frame::from_static(b"first"), false),
+            ToLog::InstallChunk(Frame::from_static(b"last"), true),
+        ];
+        if has_record {
+            let mut encoder = ProposalEncoder::new();
+            encoder.begin(next, at).extend_from_slice(b"record");
+            inputs.push(ToLog::Append(next, encoder.finish(), NOW));
+        }
+        for input in inputs {
+            core.handle(NOW, LogInput::Link(input));
+        }
+        // The mark is on the disk when everything else that can be done is done.
+        let (mut ops, _) = disk_ops(&mut core);
+        let is_mark = |op: &DiskOp| matches!(op, DiskOp::Write { sync: true, .. });
+        let mark = ops.remove(ops.iter().position(is_mark).expect("the mark is written"));
+        ops.into_iter().for_each(|op| disk.submit(op));
+        assert_eq!(durable(&settle(&mut core, &mut disk)), (None, None), "not before the mark");
+        disk.submit(mark);
+        let said = settle(&mut core, &mut disk);
+        assert_eq!(durable(&said), (Some(at), has_record.then_some(next)));
+    }
 }
