@@ -95,6 +95,17 @@ struct Conn {
     kind: Kind,
 }
 
+impl Conn {
+    /// The other end's name for the operator. Links of our own have no address; only election links
+    /// are named here, the quorum core tells of the one to the leader.
+    fn name(&self) -> String {
+        match self.kind {
+            Kind::ElectionOut { sid, .. } => format!("server {sid}"),
+            _ => name(self.peer),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
     /// On a peer port, before its Hello.
@@ -352,7 +363,7 @@ impl ShardCore {
         let Some(entry) = self.conns.get(&conn) else { return };
         // Of the link to the leader the quorum core tells, with the same reason.
         if !matches!(entry.kind, Kind::Leader(_)) {
-            let text = format!("closed {} {}: {fault}", entry.kind.noun(), name(entry.peer));
+            let text = format!("closed {} {}: {fault}", entry.kind.noun(), entry.name());
             self.notice(Level::Warn, text);
         }
         self.net(NetOp::Close { conn, flush: false });

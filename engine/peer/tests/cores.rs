@@ -178,19 +178,42 @@ fn a_piece_of_a_snapshot_that_overtakes_its_task_is_kept() {
     assert_eq!(in_order, early, "either order gives the same stream");
 }
 
-#[test]
-fn a_peer_that_takes_a_connection_and_says_nothing_is_tried_again() {
-    let mut core = shard();
+/// The attempts that a shard makes at its start to reach its peers.
+fn election_attempts(core: &mut ShardCore) -> Vec<(u64, ServerId)> {
     core.handle_timeout(NOW);
-    let attempts: Vec<u64> = effects(&mut core)
+    let attempt = |effect: &Effect| match effect {
+        Effect::Net(NetOp::Connect { token, to, port: Port::Election }) => Some((*token, *to)),
+        _ => None,
+    };
+    effects(core).iter().filter_map(attempt).collect()
+}
+
+#[test]
+fn an_election_link_that_is_closed_is_told_by_the_name_of_its_server() {
+    let mut core = shard();
+    let attempts = election_attempts(&mut core);
+    let (token, _) = attempts.iter().find(|(_, to)| *to == ServerId(3)).expect("to each voter");
+    net(&mut core, NetInput::Connected { token: *token, conn: conn(1) });
+    let welcome = Welcome { version: VERSION_MAX, sid: ServerId(3), status: Status::Config };
+    let bytes = encoded(|out| welcome.encode(out));
+    let effects = net(&mut core, NetInput::Received { conn: conn(1), bytes });
+    let lines: Vec<&str> = effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Net(NetOp::Connect { token, port: Port::Election, .. }) => Some(*token),
+            Effect::Notice(notice) => Some(notice.text.as_str()),
             _ => None,
         })
         .collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("closed election link to server 3: "), "{lines:?}");
+}
+
+#[test]
+fn a_peer_that_takes_a_connection_and_says_nothing_is_tried_again() {
+    let mut core = shard();
+    let attempts = election_attempts(&mut core);
     assert_eq!(attempts.len(), 2, "one to each of the other voters");
-    net(&mut core, NetInput::Connected { token: attempts[0], conn: conn(1) });
+    net(&mut core, NetInput::Connected { token: attempts[0].0, conn: conn(1) });
     let late = NOW + Duration::from_secs(6);
     core.handle_timeout(late);
     let closed = effects(&mut core);

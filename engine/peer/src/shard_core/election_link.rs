@@ -153,10 +153,7 @@ impl ShardCore {
     ) -> Result<(), Fault> {
         let welcome = Welcome::decode(frame)?;
         if welcome.status != Status::Welcome {
-            return Err(Fault::Refused(alloc::format!(
-                "server {sid} refuses us: {}",
-                welcome.status
-            )));
+            return Err(Fault::Refused(alloc::format!("it refuses us: {}", welcome.status)));
         }
         if welcome.sid != sid {
             let why = alloc::format!("server {} answers where server {sid} should", welcome.sid);
