@@ -10,13 +10,13 @@ use quorate_peer::StateMachine;
 use quorate_peer::machine::{Event, OP_PROPOSE, Proposal, Query, RequestClass, SessionChange};
 use quorate_proto::Zxid;
 use quorate_tree::txn::TxnHeader;
+use quorate_wire::jute::client::{encode_reply, encode_reply_header};
+use quorate_wire::jute::opcode;
 
 /// The operation code of a question to a [`Replicated`] state.
 pub(crate) const OP_ASK: i32 = -200;
 /// The transaction type of a command.
 const TYPE_COMMAND: i32 = 0;
-/// The transaction type of a request that was refused before the state saw it.
-const TYPE_ERROR: i32 = -1;
 
 /// A deterministic state: equal commands in equal order give equal states on every server. It reads
 /// no clock, draws no random number and iterates over nothing in random order.
@@ -115,14 +115,6 @@ pub struct Copied {
     at: usize,
 }
 
-fn put_reply(xid: i32, zxid: Zxid, err: i32, body: &[u8], out: &mut BytesMut) {
-    out.put_i32((16 + body.len()) as i32);
-    out.put_i32(xid);
-    out.put_u64(zxid.as_u64());
-    out.put_i32(err);
-    out.put_slice(body);
-}
-
 impl<R: Replicated> StateMachine for Machine<R> {
     type Cut = Copied;
     type Restore = Vec<u8>;
@@ -154,8 +146,12 @@ impl<R: Replicated> StateMachine for Machine<R> {
     }
 
     fn encode_reply(&mut self, header: &TxnHeader, out: &mut BytesMut) {
-        let err = if header.kind == TYPE_ERROR { TYPE_ERROR } else { 0 };
-        put_reply(header.cxid, header.zxid, err, &self.reply, out);
+        let (xid, zxid) = (header.cxid, header.zxid.as_u64() as i64);
+        if header.kind == opcode::ERROR {
+            // Refused before the state saw it.
+            return encode_reply_header(xid, zxid, opcode::ERROR, out);
+        }
+        encode_reply(xid, zxid, out, |writer| writer.raw(&self.reply));
     }
 
     fn query(
@@ -167,7 +163,8 @@ impl<R: Replicated> StateMachine for Machine<R> {
     ) {
         self.reply.clear();
         self.state.ask(query.body, &mut self.reply);
-        put_reply(query.xid, applied, 0, &self.reply, out);
+        let zxid = applied.as_u64() as i64;
+        encode_reply(query.xid, zxid, out, |writer| writer.raw(&self.reply));
     }
 
     fn digest(&self) -> u64 {

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use quorate_proto::{Instant, ServerId, SessionId, Ticks, ToLeader, Zxid};
 use quorate_tree::session::SessionIds;
 use quorate_wire::Frame;
-use quorate_wire::jute::txn::decode_header;
+use quorate_wire::jute::txn::{HEADER_LEN, decode_header};
 use quorate_wire::native::proposal::{ProposalEncoder, proposal_body, proposal_committed};
 
 use self::client::Client;
@@ -250,9 +250,6 @@ impl<M: StateMachine> TreeCore<M> {
         }
     }
 }
-
-/// Bytes of a transaction's header.
-pub(crate) const HEADER_LEN: usize = 32;
 
 impl<M: StateMachine> Core for TreeCore<M> {
     type Input = ToTree;

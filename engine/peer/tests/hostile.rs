@@ -12,8 +12,10 @@ use ensemble::prng::Prng;
 use ensemble::{CLUSTER_ID, CONFIG_HASH, Options, SHAPES, ms};
 use quorate_peer::links::Port;
 use quorate_proto::{Epoch, ServerId, SessionId, ToLeader, ToLearner, Zxid};
+use quorate_tree::TxnHeader;
 use quorate_wire::Frame;
 use quorate_wire::jute::opcode;
+use quorate_wire::jute::txn::encode_header;
 use quorate_wire::native::hello::{Hello, Purpose, Status, VERSION_MAX, Welcome};
 use quorate_wire::native::packet::{encode_to_leader, encode_to_learner};
 use quorate_wire::native::proposal::ProposalEncoder;
@@ -286,14 +288,11 @@ fn proposal(zxid: Zxid, committed: Zxid, body: &[u8]) -> Frame {
 
 /// A transaction's header as it should be, and a record.
 fn txn(zxid: Zxid, kind: i32, record: &[u8]) -> Vec<u8> {
-    let mut body = Vec::new();
-    body.extend_from_slice(&7u64.to_be_bytes());
-    body.extend_from_slice(&1i32.to_be_bytes());
-    body.extend_from_slice(&zxid.as_u64().to_be_bytes());
-    body.extend_from_slice(&5i64.to_be_bytes());
-    body.extend_from_slice(&kind.to_be_bytes());
-    body.extend_from_slice(record);
-    body
+    let header = TxnHeader { session: SessionId(7), cxid: 1, zxid, time: 5, kind };
+    bytes(|out| {
+        encode_header(&header, out);
+        out.extend_from_slice(record);
+    })
 }
 
 #[test]

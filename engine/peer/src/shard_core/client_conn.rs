@@ -6,10 +6,11 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use quorate_proto::Instant;
+use quorate_wire::Frame;
 use quorate_wire::detect::Detected;
-use quorate_wire::jute::client as jute;
+use quorate_wire::jute::client::{ConnectRequest, RequestHeader, XID_PING};
+use quorate_wire::jute::opcode;
 use quorate_wire::reader::{FrameReader, Framing};
-use quorate_wire::{DecodeError, Frame};
 
 use super::{Fault, Kind, ShardCore};
 use crate::admin;
@@ -106,7 +107,8 @@ impl ShardCore {
             let Some(frame) = client.reader.next_frame()? else { return Ok(()) };
             if client.state == State::Open {
                 client.in_flight += 1;
-                let (xid, opcode, body) = split_request(&frame)?;
+                let (RequestHeader { xid, opcode }, _) = RequestHeader::decode(&frame)?;
+                let body = frame.slice(RequestHeader::LEN..);
                 self.to_tree(ToTree::Request(conn, RawRequest { xid, opcode, body, at: now }));
                 continue;
             }
@@ -118,7 +120,7 @@ impl ShardCore {
                 let why = format!("a first frame of {} bytes", frame.len());
                 return Err(Fault::Refused(why));
             }
-            let request = jute::ConnectRequest::decode(&frame)?;
+            let request = ConnectRequest::decode(&frame)?;
             let attempt = ConnectAttempt {
                 last_zxid_seen: request.last_zxid_seen,
                 timeout_ms: request.timeout_ms,
@@ -140,7 +142,8 @@ impl ShardCore {
         let Some(client) = self.client(conn) else { return };
         if client.state == State::Open {
             client.in_flight += 1;
-            let ping = RawRequest { xid: -2, opcode: 11, body: Frame::default(), at: now };
+            let (xid, opcode) = (XID_PING, opcode::PING);
+            let ping = RawRequest { xid, opcode, body: Frame::default(), at: now };
             self.to_tree(ToTree::Request(conn, ping));
         }
     }
@@ -235,12 +238,4 @@ impl ShardCore {
         }
         self.net(NetOp::Close { conn, flush: true });
     }
-}
-
-/// Splits a request into its header's two numbers and the body.
-fn split_request(frame: &Frame) -> Result<(i32, i32, Frame), DecodeError> {
-    let short = DecodeError::Truncated { what: "request header" };
-    let xid = frame.first_chunk::<4>().ok_or(short)?;
-    let opcode = frame.get(4..8).and_then(|bytes| bytes.first_chunk::<4>()).ok_or(short)?;
-    Ok((i32::from_be_bytes(*xid), i32::from_be_bytes(*opcode), frame.slice(8..)))
 }

@@ -7,7 +7,7 @@ use alloc::format;
 
 use quorate_proto::{Instant, ServerId, ToLeader, ToLearner};
 use quorate_wire::Frame;
-use quorate_wire::jute::txn::decode_header;
+use quorate_wire::jute::txn::{HEADER_LEN, decode_header};
 use quorate_wire::native::hello::{Purpose, Status, Welcome};
 use quorate_wire::native::packet::{
     decode_to_learner, encode_to_leader, proposal_body, proposal_committed,
@@ -16,7 +16,6 @@ use quorate_wire::reader::{FrameReader, Framing};
 
 use super::{Conn, Fault, Kind, ShardCore};
 use crate::links::{ConnKey, LINK_SHARD, NetOp, Port, Term, ToQuorum};
-use crate::tree_core::HEADER_LEN;
 
 #[derive(Debug)]
 pub(super) struct LeaderLink {

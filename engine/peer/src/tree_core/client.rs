@@ -18,18 +18,16 @@ use quorate_tree::session::{password, password_matches};
 use quorate_tree::txn::TxnHeader;
 use quorate_wire::Frame;
 use quorate_wire::jute::client as jute;
+use quorate_wire::jute::opcode;
 use quorate_wire::native::request::{ForwardedRequest, Touches};
 
-use super::leading::{OP_CLOSE_SESSION, OP_CREATE_SESSION, Owner, Submission};
+use super::leading::{Owner, Submission};
 use super::{Mode, TreeCore};
 use crate::block::make_room;
 use crate::links::{ConnKey, ConnectAttempt, RawRequest, ReplyStamps, Term, ToQuorum, ToShard};
 use crate::machine::{Query, RequestClass, SessionChange, StateMachine};
 use crate::notice::Level;
 
-const OP_PING: i32 = 11;
-const OP_AUTH: i32 = 100;
-const XID_PING: i32 = -2;
 /// More than a touched session takes in the answer to a PING, bytes.
 const TOUCH_LEN_MAX: usize = 16;
 
@@ -136,7 +134,7 @@ impl<M: StateMachine> TreeCore<M> {
             self.clients.insert(conn, client);
             let timeout_ms = timeout.as_millis() as i32;
             let body = Frame::copy_from(&timeout_ms.to_be_bytes());
-            self.order(now, conn, session, 0, OP_CREATE_SESSION, body, now);
+            self.order(now, conn, session, 0, opcode::CREATE_SESSION, body, now);
             return;
         }
         // The password first, and nothing done to the present connection before (R33).
@@ -312,11 +310,11 @@ impl<M: StateMachine> TreeCore<M> {
             State::Closing | State::Opening | State::Revalidating => return,
         }
         match request.opcode {
-            OP_PING => {
+            opcode::PING => {
                 self.touch(now, session, timeout);
-                self.answer(conn, XID_PING, 0, request.at);
+                self.answer(conn, jute::XID_PING, 0, request.at);
             }
-            OP_AUTH => self.handle_auth(conn, &request),
+            opcode::AUTH => self.handle_auth(conn, &request),
             opcode => {
                 self.touch(now, session, timeout);
                 match self.machine.classify(opcode) {
@@ -560,7 +558,7 @@ impl<M: StateMachine> TreeCore<M> {
                         self.to_shard(conn, ToShard::CloseClient(conn, None));
                         return;
                     }
-                    if parked.request.opcode == OP_CLOSE_SESSION {
+                    if parked.request.opcode == opcode::CLOSE_SESSION {
                         self.forget(conn);
                         self.to_shard(conn, ToShard::CloseClient(conn, Some(reply)));
                         return;

@@ -6,27 +6,21 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use bytes::BufMut;
 use quorate_proto::{Epoch, Instant, SessionId, ToLearner, Zxid};
 use quorate_tree::ErrorCode;
 use quorate_tree::acl::Id;
 use quorate_tree::session::SessionTracker;
-use quorate_tree::txn::TxnHeader;
+use quorate_tree::{Txn, TxnHeader};
 use quorate_wire::Frame;
+use quorate_wire::jute::opcode;
+use quorate_wire::jute::txn::{HEADER_LEN, encode_header, encode_record};
 use quorate_wire::native::request::{ForwardedRequest, Touches};
 
-use super::{HEADER_LEN, Mode, TreeCore};
+use super::{Mode, TreeCore};
 use crate::hash::Map;
 use crate::links::{ConnKey, ToQuorum};
 use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine};
 use crate::timing::Stage;
-
-/// createSession, internal.
-pub(super) const OP_CREATE_SESSION: i32 = -10;
-/// closeSession.
-pub(super) const OP_CLOSE_SESSION: i32 = -11;
-/// An error's transaction type.
-const TYPE_ERROR: i32 = -1;
 
 /// Which server's connection a session belongs to: ours, or a learner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,12 +162,12 @@ impl<M: StateMachine> TreeCore<M> {
         let Submission { owner, session, opcode, .. } = *submission;
         match opcode {
             OP_PROPOSE => Ok(()),
-            OP_CREATE_SESSION => {
+            opcode::CREATE_SESSION => {
                 let timeout = session_timeout_of(&submission.body);
                 leading.tracker.add(session, timeout, Some(owner), now);
                 Ok(())
             }
-            OP_CLOSE_SESSION => {
+            opcode::CLOSE_SESSION => {
                 leading.tracker.check_owner(session, owner)?;
                 leading.tracker.close(session);
                 Ok(())
@@ -208,11 +202,7 @@ impl<M: StateMachine> TreeCore<M> {
         let Submission { session, cxid, opcode, .. } = *submission;
         let out = self.encoder.begin(zxid, self.applied);
         let start = out.len();
-        out.put_u64(session.0);
-        out.put_i32(cxid);
-        out.put_u64(zxid.as_u64());
-        out.put_i64(time_ms);
-        out.put_i32(TYPE_ERROR);
+        encode_header(&TxnHeader { session, cxid, zxid, time: time_ms, kind: opcode::ERROR }, out);
         match verdict {
             Ok(()) => {
                 let proposal =
@@ -221,7 +211,9 @@ impl<M: StateMachine> TreeCore<M> {
                 out[start + HEADER_LEN - 4..start + HEADER_LEN]
                     .copy_from_slice(&kind.to_be_bytes());
             }
-            Err(code) => out.put_i32(code.code()),
+            Err(code) => {
+                encode_record(&Txn::Error(code), None, out);
+            }
         }
         let frame = self.encoder.finish();
         self.stage(zxid, frame.clone());
@@ -238,7 +230,7 @@ impl<M: StateMachine> TreeCore<M> {
                 owner: Owner::Local,
                 session,
                 cxid: 0,
-                opcode: OP_CLOSE_SESSION,
+                opcode: opcode::CLOSE_SESSION,
                 body: Frame::default(),
                 at: now,
             };

@@ -51,6 +51,7 @@ pub fn encode_txn(
 }
 
 /// Appends a header.
+#[inline]
 pub fn encode_header(header: &TxnHeader, out: &mut BytesMut) {
     let mut bytes = [0; HEADER_LEN];
     bytes[..8].copy_from_slice(&header.session.0.to_be_bytes());
