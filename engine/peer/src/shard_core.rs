@@ -27,7 +27,7 @@ use self::client_conn::ClientConn;
 use self::election_link::ElectionLinks;
 use self::leader_link::LeaderLink;
 use self::learner_conn::LearnerConn;
-use crate::block::make_room;
+use crate::block;
 use crate::core_trait::Core;
 use crate::hash::Map;
 use crate::limits::Limits;
@@ -238,9 +238,7 @@ impl ShardCore {
 
     /// Encodes one frame with this shard's buffer.
     fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Frame {
-        make_room(&mut self.out);
-        encode(&mut self.out);
-        Frame::from(self.out.split().freeze())
+        block::frame(&mut self.out, encode)
     }
 
     fn notice(&mut self, level: Level, text: String) {

@@ -162,6 +162,14 @@ impl<M: StateMachine> TreeCore<M> {
         self.send(Message::Shard(LINK_SHARD, ToShard::ToLeader(term, packet)));
     }
 
+    /// Hands on the events of what the machine did last, in order.
+    fn send_events(&mut self) {
+        for Event { conn, frame } in self.events.drain(..) {
+            let message = Message::Shard(conn.shard, ToShard::Event(conn, frame));
+            self.effects.push_back(Effect::Send(message));
+        }
+    }
+
     fn notice(&mut self, level: Level, text: String) {
         self.effects.push_back(Effect::Notice(Notice { level, text }));
     }
@@ -202,14 +210,10 @@ impl<M: StateMachine> TreeCore<M> {
         let body = proposal_body(frame);
         let header = decode_header(body).expect("a logged transaction has a header (R39)");
         assert_eq!(header.zxid, zxid, "a transaction's header names another zxid");
-        let mut events = core::mem::take(&mut self.events);
-        let change = self.machine.apply(&header, &body[HEADER_LEN..], &mut events);
+        let change = self.machine.apply(&header, &body[HEADER_LEN..], &mut self.events);
         self.applied = zxid;
         self.applied_count += 1;
-        for event in events.drain(..) {
-            self.to_shard(event.conn, ToShard::Event(event.conn, event.frame));
-        }
-        self.events = events;
+        self.send_events();
         if let Mode::Leading(leading) = &mut self.mode {
             self.machine.staged_applied(zxid);
             leading.note_applied(&header, change);

@@ -17,14 +17,15 @@ use quorate_tree::prep::{Prep, PrepLimits};
 use quorate_tree::request::{self, Request};
 use quorate_tree::snapshot::{Cut, Entry, Restore};
 use quorate_tree::txn::{Txn, TxnHeader};
-use quorate_tree::watch::{Fired, ReplayedWatches, WatchKind, WatchTable};
+use quorate_tree::watch::{Fired, ReplayedWatches, WatchTable};
 use quorate_tree::{DIGEST_VERSION, ErrorCode, Permissions};
-use quorate_wire::jute::client::{self as jute, ClientRequest, EventKind, OpResult};
+use quorate_wire::DecodeError;
+use quorate_wire::jute::client::{self as jute, ClientRequest, OpResult};
 use quorate_wire::jute::opcode;
 use quorate_wire::jute::txn::{decode_record, encode_record};
 use quorate_wire::native::snapshot::{self as stream, EntryReader};
-use quorate_wire::{DecodeError, Frame};
 
+use crate::block;
 use crate::hash::Map;
 use crate::links::ConnKey;
 use crate::machine::{Event, Proposal, Query, RequestClass, SessionChange, StateMachine};
@@ -86,20 +87,11 @@ impl ZnodeMachine {
             if !open {
                 continue;
             }
-            let kind = event_kind(fired.event);
-            jute::encode_watch_event(zxid, kind, &fired.path, &mut self.events);
-            let frame = Frame::from(self.events.split().freeze());
+            let frame = block::frame(&mut self.events, |out| {
+                jute::encode_watch_event(zxid, fired.event, &fired.path, out);
+            });
             events.push(Event { conn: fired.watcher, frame });
         }
-    }
-}
-
-const fn event_kind(kind: WatchKind) -> EventKind {
-    match kind {
-        WatchKind::NodeCreated => EventKind::NodeCreated,
-        WatchKind::NodeDeleted => EventKind::NodeDeleted,
-        WatchKind::NodeDataChanged => EventKind::NodeDataChanged,
-        WatchKind::NodeChildrenChanged => EventKind::NodeChildrenChanged,
     }
 }
 

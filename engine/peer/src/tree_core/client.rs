@@ -23,7 +23,7 @@ use quorate_wire::native::request::{ForwardedRequest, Touches};
 
 use super::leading::{Owner, Submission};
 use super::{Mode, TreeCore};
-use crate::block::make_room;
+use crate::block;
 use crate::links::{ConnKey, ConnectAttempt, RawRequest, ReplyStamps, Term, ToQuorum, ToShard};
 use crate::machine::{Query, RequestClass, SessionChange, StateMachine};
 use crate::notice::Level;
@@ -216,18 +216,19 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     fn open(&mut self, conn: ConnKey, session: SessionId, timeout: Duration, read_only: bool) {
-        let mut out = BytesMut::with_capacity(64);
         let secret = password(session);
         let timeout_ms = timeout.as_millis() as i32;
-        jute::encode_connect_response(timeout_ms, session, &secret, read_only, &mut out);
-        self.to_shard(conn, ToShard::SessionOpen(conn, Frame::from(out.freeze())));
+        let frame = self.encode(|out| {
+            jute::encode_connect_response(timeout_ms, session, &secret, read_only, out);
+        });
+        self.to_shard(conn, ToShard::SessionOpen(conn, frame));
     }
 
     /// Tells a client that its session is gone, or that its password is wrong; the two look alike.
     fn refuse_session(&mut self, conn: ConnKey, read_only: bool) {
-        let mut out = BytesMut::with_capacity(64);
-        jute::encode_connect_response(0, SessionId(0), &[0; 16], read_only, &mut out);
-        let frame = Frame::from(out.freeze());
+        let frame = self.encode(|out| {
+            jute::encode_connect_response(0, SessionId(0), &[0; 16], read_only, out);
+        });
         self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
     }
 
@@ -352,10 +353,10 @@ impl<M: StateMachine> TreeCore<M> {
     }
 
     fn refuse_opcode(&mut self, conn: ConnKey, request: &RawRequest) {
-        let mut out = BytesMut::new();
-        jute::encode_reply_header(request.xid, -1, ErrorCode::Unimplemented.code(), &mut out);
+        let err = ErrorCode::Unimplemented.code();
+        let frame = self.encode(|out| jute::encode_reply_header(request.xid, -1, err, out));
         self.forget(conn);
-        self.to_shard(conn, ToShard::CloseClient(conn, Some(Frame::from(out.freeze()))));
+        self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
         self.notice(
             Level::Warn,
             format!("client sent operation {}, which is not known; closed", request.opcode),
@@ -366,9 +367,7 @@ impl<M: StateMachine> TreeCore<M> {
     fn handle_auth(&mut self, conn: ConnKey, request: &RawRequest) {
         let accepted = jute::decode_auth(&request.body).is_ok_and(|auth| auth.scheme == b"ip");
         let err = if accepted { 0 } else { ErrorCode::AuthFailed.code() };
-        let mut out = BytesMut::new();
-        jute::encode_reply_header(request.xid, 0, err, &mut out);
-        let frame = Frame::from(out.freeze());
+        let frame = self.encode(|out| jute::encode_reply_header(request.xid, 0, err, out));
         if accepted {
             let stamps = ReplyStamps { received: request.at, applied: None };
             self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
@@ -397,16 +396,10 @@ impl<M: StateMachine> TreeCore<M> {
             ids: &client.ids,
             body: &request.body,
         };
-        let mut out = core::mem::take(&mut self.replies);
-        make_room(&mut out);
-        let mut events = core::mem::take(&mut self.events);
-        self.machine.query(&query, self.applied, &mut events, &mut out);
-        for event in events.drain(..) {
-            self.to_shard(event.conn, ToShard::Event(event.conn, event.frame));
-        }
-        let frame = Frame::from(out.split().freeze());
-        self.replies = out;
-        self.events = events;
+        let frame = block::frame(&mut self.replies, |out| {
+            self.machine.query(&query, self.applied, &mut self.events, out);
+        });
+        self.send_events();
         let stamps = ReplyStamps { received: request.at, applied: None };
         self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
     }
@@ -500,11 +493,7 @@ impl<M: StateMachine> TreeCore<M> {
         if parked.request.xid != header.cxid {
             return;
         }
-        let mut out = core::mem::take(&mut self.replies);
-        make_room(&mut out);
-        self.machine.encode_reply(header, &mut out);
-        let reply = Frame::from(out.split().freeze());
-        self.replies = out;
+        let reply = block::frame(&mut self.replies, |out| self.machine.encode_reply(header, out));
         parked.wait = Wait::Answered { reply, applied: Some(now) };
         self.release(now, conn);
     }
@@ -517,10 +506,9 @@ impl<M: StateMachine> TreeCore<M> {
             .iter_mut()
             .find(|parked| matches!(parked.wait, Wait::Sync) && parked.request.xid == xid);
         let Some(parked) = waiting else { return };
-        let mut out = core::mem::take(&mut self.replies);
-        jute::encode_sync_reply(xid, applied.as_u64() as i64, &parked.request.body, &mut out);
-        let reply = Frame::from(out.split().freeze());
-        self.replies = out;
+        let reply = block::frame(&mut self.replies, |out| {
+            jute::encode_sync_reply(xid, applied.as_u64() as i64, &parked.request.body, out);
+        });
         parked.wait = Wait::Answered { reply, applied: None };
         client.syncs -= 1;
         self.release(now, conn);
@@ -598,15 +586,12 @@ impl<M: StateMachine> TreeCore<M> {
 
     /// Encodes one frame with the replies' buffer.
     fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Frame {
-        make_room(&mut self.replies);
-        encode(&mut self.replies);
-        Frame::from(self.replies.split().freeze())
+        block::frame(&mut self.replies, encode)
     }
 
     // --- the leader's questions ----------------------------------------------------------------
 
     pub(super) fn answer_ping(&mut self, term: Term, round: u64) {
-        let mut out = core::mem::take(&mut self.replies);
         // What does not fit a packet is told in the next answer.
         let max = self.config.limits.body_max as usize / TOUCH_LEN_MAX;
         let touches = self
@@ -614,9 +599,7 @@ impl<M: StateMachine> TreeCore<M> {
             .extract_if(|_, _| true)
             .take(max)
             .map(|(session, timeout)| (session, timeout.as_millis() as i32));
-        Touches::encode(touches, &mut out);
-        let touched = Frame::from(out.split().freeze());
-        self.replies = out;
+        let touched = block::frame(&mut self.replies, |out| Touches::encode(touches, out));
         let packet = ToLeader::Ping { round, touched };
         self.to_leader(term, packet);
     }
