@@ -305,7 +305,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::Connect(conn, attempt) => self.connect(now, conn, *attempt),
             ToTree::ConnectProposer(conn) => self.connect_proposer(now, conn),
             ToTree::Request(conn, request) => self.request(now, conn, request),
-            ToTree::Disconnect(conn) => self.disconnect(conn),
+            ToTree::Disconnect(conn) => self.forget(conn),
             ToTree::Forwarded(conn, frame, at) => self.handle_forwarded(now, conn, &frame, at),
             ToTree::Touched(conn, touches) => self.handle_touched(now, conn, &touches),
             ToTree::Revalidate(conn, session, _) => {

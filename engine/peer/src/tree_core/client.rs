@@ -107,8 +107,7 @@ impl<M: StateMachine> TreeCore<M> {
         if !self.is_serving() || attempt.last_zxid_seen > self.applied {
             // The client tries the next server; a server that is behind what it has seen must not
             // take it back in time (R34).
-            self.to_shard(conn, ToShard::CloseClient(conn, None));
-            return;
+            return self.close(conn, None);
         }
         let timeout = self.granted(attempt.timeout_ms);
         let mut ids = Vec::new();
@@ -129,18 +128,16 @@ impl<M: StateMachine> TreeCore<M> {
         };
         if attempt.session == SessionId(0) {
             client.session = self.session_ids.next(self.wall_ms(now));
-            let session = client.session;
-            self.by_session.insert(session, conn);
+            self.by_session.insert(client.session, conn);
             self.clients.insert(conn, client);
             let timeout_ms = timeout.as_millis() as i32;
             let body = Frame::copy_from(&timeout_ms.to_be_bytes());
-            self.order(now, conn, session, 0, opcode::CREATE_SESSION, body, now);
-            return;
+            let request = RawRequest { xid: 0, opcode: opcode::CREATE_SESSION, body, at: now };
+            return self.order(now, conn, request);
         }
         // The password first, and nothing done to the present connection before (R33).
         if !password_matches(attempt.session, &attempt.password) {
-            self.refuse_session(conn, attempt.has_read_only);
-            return;
+            return self.refuse_session(conn, attempt.has_read_only);
         }
         client.state = State::Revalidating;
         let session = attempt.session;
@@ -163,8 +160,7 @@ impl<M: StateMachine> TreeCore<M> {
 
     pub(super) fn connect_proposer(&mut self, now: Instant, conn: ConnKey) {
         if !self.is_serving() {
-            self.to_shard(conn, ToShard::CloseClient(conn, None));
-            return;
+            return self.close(conn, None);
         }
         let session = self.session_ids.next(self.wall_ms(now));
         let client = Client {
@@ -204,9 +200,7 @@ impl<M: StateMachine> TreeCore<M> {
         let (session, timeout, has_read_only) =
             (client.session, client.timeout, client.has_read_only);
         if !valid {
-            self.clients.remove(&conn);
-            self.refuse_session(conn, has_read_only);
-            return;
+            return self.refuse_session(conn, has_read_only);
         }
         client.state = State::Open;
         client.open_after = open_after;
@@ -229,7 +223,7 @@ impl<M: StateMachine> TreeCore<M> {
         let frame = self.encode(|out| {
             jute::encode_connect_response(0, SessionId(0), &[0; 16], read_only, out);
         });
-        self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
+        self.close(conn, Some(frame));
     }
 
     /// Closes the connection that a session had before it moved to `to`.
@@ -237,8 +231,7 @@ impl<M: StateMachine> TreeCore<M> {
         if let Some(old) = self.by_session.get(&session).copied()
             && Some(old) != to
         {
-            self.forget(old);
-            self.to_shard(old, ToShard::CloseClient(old, None));
+            self.close(old, None);
         }
     }
 
@@ -250,8 +243,7 @@ impl<M: StateMachine> TreeCore<M> {
         for at in 0..self.revalidating.len() {
             let (asked, conn) = self.revalidating[at];
             if asked == session && self.clients.contains_key(&conn) {
-                self.forget(conn);
-                self.to_shard(conn, ToShard::CloseClient(conn, None));
+                self.close(conn, None);
             }
         }
     }
@@ -264,12 +256,17 @@ impl<M: StateMachine> TreeCore<M> {
             .get(&conn)
             .is_some_and(|client| client.state == State::Closing && !client.parked.is_empty());
         if !answers_later {
-            self.forget(conn);
-            self.to_shard(conn, ToShard::CloseClient(conn, None));
+            self.close(conn, None);
         }
     }
 
-    fn forget(&mut self, conn: ConnKey) {
+    /// Forgets a client and closes its connection, after a last frame.
+    fn close(&mut self, conn: ConnKey, last: Option<Frame>) {
+        self.forget(conn);
+        self.to_shard(conn, ToShard::CloseClient(conn, last));
+    }
+
+    pub(super) fn forget(&mut self, conn: ConnKey) {
         if let Some(client) = self.clients.remove(&conn)
             && self.by_session.get(&client.session) == Some(&conn)
         {
@@ -278,18 +275,12 @@ impl<M: StateMachine> TreeCore<M> {
         self.machine.connection_gone(conn);
     }
 
-    pub(super) fn disconnect(&mut self, conn: ConnKey) {
-        self.forget(conn);
-    }
-
     /// This server does not serve any more: every client goes elsewhere.
     pub(super) fn drop_clients(&mut self) {
         let conns: Vec<ConnKey> = self.clients.keys().copied().collect();
         for conn in conns {
-            self.forget(conn);
-            self.to_shard(conn, ToShard::CloseClient(conn, None));
+            self.close(conn, None);
         }
-        self.by_session.clear();
     }
 
     // --- requests ------------------------------------------------------------------------------
@@ -297,40 +288,28 @@ impl<M: StateMachine> TreeCore<M> {
     pub(super) fn request(&mut self, now: Instant, conn: ConnKey, request: RawRequest) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         let (session, timeout, state) = (client.session, client.timeout, client.state);
-        match state {
-            State::Open => {}
-            State::Proposer => match self.machine.classify(request.opcode) {
-                RequestClass::Read => return self.read(conn, request),
-                RequestClass::Write => return self.park(now, conn, request, Wait::Commit),
-                RequestClass::Sync => return self.park(now, conn, request, Wait::Sync),
-                RequestClass::Close | RequestClass::Unknown => {
-                    return self.refuse_opcode(conn, &request);
-                }
-            },
+        match (state, request.opcode) {
             // A request behind closeSession is not answered; the others wait at the shard.
-            State::Closing | State::Opening | State::Revalidating => return,
+            (State::Closing | State::Opening | State::Revalidating, _) => return,
+            (State::Open, opcode::AUTH) => return self.handle_auth(conn, &request),
+            (State::Open, opcode::PING) => {
+                self.touch(now, session, timeout);
+                return self.answer(conn, jute::XID_PING, 0, request.at);
+            }
+            (State::Open, _) => self.touch(now, session, timeout),
+            (State::Proposer, _) => {}
         }
-        match request.opcode {
-            opcode::PING => {
-                self.touch(now, session, timeout);
-                self.answer(conn, jute::XID_PING, 0, request.at);
-            }
-            opcode::AUTH => self.handle_auth(conn, &request),
-            opcode => {
-                self.touch(now, session, timeout);
-                match self.machine.classify(opcode) {
-                    RequestClass::Read => self.read(conn, request),
-                    RequestClass::Write => self.park(now, conn, request, Wait::Commit),
-                    RequestClass::Sync => self.park(now, conn, request, Wait::Sync),
-                    RequestClass::Close => {
-                        if let Some(client) = self.clients.get_mut(&conn) {
-                            client.state = State::Closing;
-                        }
-                        self.park(now, conn, request, Wait::Commit);
-                    }
-                    RequestClass::Unknown => self.refuse_opcode(conn, &request),
+        match self.machine.classify(request.opcode) {
+            RequestClass::Read => self.read(conn, request),
+            RequestClass::Write => self.park(now, conn, request, Wait::Commit),
+            RequestClass::Sync => self.park(now, conn, request, Wait::Sync),
+            RequestClass::Close if state == State::Open => {
+                if let Some(client) = self.clients.get_mut(&conn) {
+                    client.state = State::Closing;
                 }
+                self.park(now, conn, request, Wait::Commit);
             }
+            RequestClass::Close | RequestClass::Unknown => self.refuse_opcode(conn, &request),
         }
     }
 
@@ -355,8 +334,7 @@ impl<M: StateMachine> TreeCore<M> {
     fn refuse_opcode(&mut self, conn: ConnKey, request: &RawRequest) {
         let err = ErrorCode::Unimplemented.code();
         let frame = self.encode(|out| jute::encode_reply_header(request.xid, -1, err, out));
-        self.forget(conn);
-        self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
+        self.close(conn, Some(frame));
         self.notice(
             Level::Warn,
             format!("client sent operation {}, which is not known; closed", request.opcode),
@@ -372,8 +350,7 @@ impl<M: StateMachine> TreeCore<M> {
             let stamps = ReplyStamps { received: request.at, applied: None };
             self.to_shard(conn, ToShard::Reply(conn, frame, stamps));
         } else {
-            self.forget(conn);
-            self.to_shard(conn, ToShard::CloseClient(conn, Some(frame)));
+            self.close(conn, Some(frame));
         }
     }
 
@@ -407,9 +384,6 @@ impl<M: StateMachine> TreeCore<M> {
     /// Parks a write or a sync and hands it to whoever orders it.
     fn park(&mut self, now: Instant, conn: ConnKey, request: RawRequest, wait: Wait) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
-        let session = client.session;
-        let (xid, opcode, body, at) =
-            (request.xid, request.opcode, request.body.clone(), request.at);
         let is_sync = matches!(wait, Wait::Sync);
         if client.behind > 0 || (client.syncs > 0 && !is_sync) {
             client.behind += 1;
@@ -418,41 +392,26 @@ impl<M: StateMachine> TreeCore<M> {
             return;
         }
         client.syncs += usize::from(is_sync);
-        client.parked.push_back(Parked { request, wait });
-        self.hand_on(now, conn, session, is_sync, (xid, opcode, body, at));
+        client.parked.push_back(Parked { request: request.clone(), wait });
+        self.hand_on(now, conn, request, is_sync);
     }
 
     /// Hands a parked write or sync to whoever orders it.
-    fn hand_on(
-        &mut self,
-        now: Instant,
-        conn: ConnKey,
-        session: SessionId,
-        is_sync: bool,
-        (xid, opcode, body, at): (i32, i32, Frame, Instant),
-    ) {
+    fn hand_on(&mut self, now: Instant, conn: ConnKey, request: RawRequest, is_sync: bool) {
         if is_sync && matches!(self.mode, Mode::Leading(_)) {
-            self.submit_local_sync(conn, xid);
+            self.submit_local_sync(conn, request.xid);
         } else {
-            self.order(now, conn, session, xid, opcode, body, at);
+            self.order(now, conn, request);
         }
     }
 
     /// Hands a request to the leader: to this server's own preparation, or over the link.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
-    fn order(
-        &mut self,
-        now: Instant,
-        conn: ConnKey,
-        session: SessionId,
-        cxid: i32,
-        opcode: i32,
-        body: Frame,
-        at: Instant,
-    ) {
+    fn order(&mut self, now: Instant, conn: ConnKey, request: RawRequest) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let session = client.session;
         // Lent for the call, so that nothing is copied.
-        let lent = self.clients.get_mut(&conn).map(|client| core::mem::take(&mut client.ids));
-        let mut ids = lent.unwrap_or_default();
+        let mut ids = core::mem::take(&mut client.ids);
+        let RawRequest { xid: cxid, opcode, body, at } = request;
         match self.mode {
             Mode::Idle => {}
             Mode::Leading(_) => {
@@ -542,14 +501,10 @@ impl<M: StateMachine> TreeCore<M> {
                     let stamps = ReplyStamps { received: parked.request.at, applied };
                     if is_session_moved(&reply) {
                         // Never told to a client: it finds out by reconnecting.
-                        self.forget(conn);
-                        self.to_shard(conn, ToShard::CloseClient(conn, None));
-                        return;
+                        return self.close(conn, None);
                     }
                     if parked.request.opcode == opcode::CLOSE_SESSION {
-                        self.forget(conn);
-                        self.to_shard(conn, ToShard::CloseClient(conn, Some(reply)));
-                        return;
+                        return self.close(conn, Some(reply));
                     }
                     self.to_shard(conn, ToShard::Reply(conn, reply, stamps));
                 }
@@ -567,7 +522,6 @@ impl<M: StateMachine> TreeCore<M> {
             if client.behind == 0 {
                 return;
             }
-            let session = client.session;
             let first = client
                 .parked
                 .iter_mut()
@@ -578,9 +532,8 @@ impl<M: StateMachine> TreeCore<M> {
             parked.wait = if is_sync { Wait::Sync } else { Wait::Commit };
             client.behind -= 1;
             client.syncs += usize::from(is_sync);
-            let RawRequest { xid, opcode, at, .. } = parked.request;
-            let body = parked.request.body.clone();
-            self.hand_on(now, conn, session, is_sync, (xid, opcode, body, at));
+            let request = parked.request.clone();
+            self.hand_on(now, conn, request, is_sync);
         }
     }
 
