@@ -2,8 +2,6 @@
 //!
 //! Moves bytes and messages. Decides nothing and looks into no packet.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use quorate_peer::notice::Level;
 use quorate_peer::{Output, Peer, StateMachine};
 use quorate_proto::{Instant, ServerId};
 use quorate_storage::disk::{DiskDone, DiskOp};
+use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 use quorate_wire::jute::client::XID_PING;
 
@@ -75,25 +74,7 @@ struct Local {
     allowed: u64,
 }
 
-/// Ids are numbers in a row, so spreading them is all that a hash has to do.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-type Locals = HashMap<ConnectionId, Local, BuildHasherDefault<IdHasher>>;
+type Locals = IdMap<ConnectionId, Local>;
 
 /// One thread's share of a server.
 pub(crate) struct Node<M: StateMachine> {

@@ -10,7 +10,6 @@ extern crate alloc;
 mod admin;
 mod block;
 pub mod core_trait;
-mod hash;
 pub mod limits;
 pub mod links;
 pub mod log_core;

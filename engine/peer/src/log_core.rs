@@ -12,11 +12,11 @@ use alloc::vec::Vec;
 use quorate_proto::{Durable, Instant, Zxid};
 use quorate_storage::disk::{DiskDone, DiskOp, Listing};
 use quorate_storage::{SnapshotKind, Store, StoreConfig, StoreEvent, StreamId, TailFault};
+use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 use quorate_wire::native::proposal::{is_proposal, proposal_zxid};
 
 use crate::core_trait::Core;
-use crate::hash::Map;
 use crate::links::{ConnKey, Effect, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree};
 use crate::notice::{Level, Notice};
 use crate::quorum_core::may_forget;
@@ -35,8 +35,8 @@ pub enum LogInput {
 #[derive(Debug)]
 pub struct LogCore {
     store: Store,
-    streams: Map<StreamId, ConnKey>,
-    by_conn: Map<ConnKey, StreamId>,
+    streams: IdMap<StreamId, ConnKey>,
+    by_conn: IdMap<ConnKey, StreamId>,
     /// Records handed over and not yet written, with the moment.
     queued: VecDeque<(Zxid, Instant)>,
     /// Records handed to the device, with the moment.
@@ -78,8 +78,8 @@ impl LogCore {
     pub fn new(config: StoreConfig, listing: Listing) -> Self {
         Self {
             store: Store::open(config, listing),
-            streams: Map::default(),
-            by_conn: Map::default(),
+            streams: IdMap::default(),
+            by_conn: IdMap::default(),
             queued: VecDeque::new(),
             written: VecDeque::new(),
             writing: None,

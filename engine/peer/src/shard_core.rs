@@ -19,6 +19,7 @@ use core::time::Duration;
 use bytes::BytesMut;
 use quorate_proto::quorum::Membership;
 use quorate_proto::{Instant, ServerId, Ticks};
+use quorate_tree::hash::IdMap;
 use quorate_wire::native::hello::{Hello, Purpose, Status, Welcome};
 use quorate_wire::reader::{FrameReader, Framing};
 use quorate_wire::{DecodeError, Frame};
@@ -29,7 +30,6 @@ use self::leader_link::LeaderLink;
 use self::learner_conn::LearnerConn;
 use crate::block;
 use crate::core_trait::Core;
-use crate::hash::Map;
 use crate::limits::Limits;
 use crate::links::{
     ConnKey, Effect, Message, NetInput, NetOp, Port, ShardInput, ToLog, ToQuorum, ToShard, ToTree,
@@ -155,7 +155,7 @@ impl core::fmt::Display for Fault {
 #[derive(Debug)]
 pub struct ShardCore {
     config: ShardConfig,
-    conns: Map<ConnKey, Conn>,
+    conns: IdMap<ConnKey, Conn>,
     /// Connections that have not introduced themselves.
     strangers: usize,
     /// Live learners, in the order in which they joined.
@@ -180,7 +180,7 @@ impl ShardCore {
         Self {
             elections: ElectionLinks::new(&config),
             config,
-            conns: Map::default(),
+            conns: IdMap::default(),
             strangers: 0,
             learners: Vec::new(),
             clients: 0,

@@ -15,6 +15,7 @@ use core::time::Duration;
 
 use bytes::BytesMut;
 use quorate_proto::{Instant, ServerId, SessionId, Ticks, ToLeader, Zxid};
+use quorate_tree::hash::IdMap;
 use quorate_tree::session::SessionIds;
 use quorate_wire::Frame;
 use quorate_wire::jute::txn::{HEADER_LEN, decode_header};
@@ -25,7 +26,6 @@ use self::leading::{Leading, Owner};
 use self::snapshots::Snapshots;
 use crate::admin;
 use crate::core_trait::Core;
-use crate::hash::Map;
 use crate::limits::Limits;
 use crate::links::{ConnKey, Effect, LINK_SHARD, Message, Term, ToQuorum, ToShard, ToTree};
 use crate::machine::{Event, SessionChange, StateMachine};
@@ -70,12 +70,12 @@ pub struct TreeCore<M: StateMachine> {
     staged: VecDeque<(Zxid, Frame)>,
     applied: Zxid,
     applied_count: u64,
-    clients: Map<ConnKey, Client>,
-    by_session: Map<SessionId, ConnKey>,
+    clients: IdMap<ConnKey, Client>,
+    by_session: IdMap<SessionId, ConnKey>,
     /// Re-attachments that wait for the leader's answer, oldest first.
     revalidating: VecDeque<(SessionId, ConnKey)>,
     /// Sessions heard of since the leader's last PING.
-    touched: Map<SessionId, Duration>,
+    touched: IdMap<SessionId, Duration>,
     session_ids: SessionIds,
     /// Names a sync at the quorum core; never the same twice, whatever the term.
     sync_token: u64,
@@ -102,10 +102,10 @@ impl<M: StateMachine> TreeCore<M> {
             staged: VecDeque::new(),
             applied: Zxid::ZERO,
             applied_count: 0,
-            clients: Map::default(),
-            by_session: Map::default(),
+            clients: IdMap::default(),
+            by_session: IdMap::default(),
             revalidating: VecDeque::new(),
-            touched: Map::default(),
+            touched: IdMap::default(),
             encoder: ProposalEncoder::new(),
             replies: BytesMut::new(),
             events: Vec::new(),

@@ -13,6 +13,7 @@ use quorate_proto::{SessionId, Zxid};
 use quorate_tree::acl::{self, Id};
 use quorate_tree::apply::Outcome;
 use quorate_tree::data_tree::DataTree;
+use quorate_tree::hash::IdMap;
 use quorate_tree::prep::{Prep, PrepLimits};
 use quorate_tree::request::{self, Request};
 use quorate_tree::snapshot::{Cut, Entry, Restore};
@@ -26,7 +27,6 @@ use quorate_wire::jute::txn::{decode_record, encode_record};
 use quorate_wire::native::snapshot::{self as stream, EntryReader};
 
 use crate::block;
-use crate::hash::Map;
 use crate::links::ConnKey;
 use crate::machine::{Event, Proposal, Query, RequestClass, SessionChange, StateMachine};
 
@@ -37,7 +37,7 @@ pub struct ZnodeMachine {
     prep: Prep,
     watches: WatchTable<ConnKey>,
     /// Who each watching connection has proved to be.
-    watchers: Map<ConnKey, Vec<Id>>,
+    watchers: IdMap<ConnKey, Vec<Id>>,
     fired: Vec<Fired<ConnKey>>,
     outcome: Outcome,
     events: BytesMut,
@@ -63,7 +63,7 @@ impl ZnodeMachine {
             tree: DataTree::new(hash_seed),
             prep: Prep::with_digest(PrepLimits { txn_len_max }),
             watches: WatchTable::new(hash_seed),
-            watchers: Map::default(),
+            watchers: IdMap::default(),
             fired: Vec::new(),
             outcome: Outcome::Deleted,
             events: BytesMut::new(),

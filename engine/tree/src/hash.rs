@@ -4,8 +4,9 @@
 
 use core::hash::{BuildHasherDefault, Hasher};
 
-/// A map keyed by small ids; the same insertions give the same iteration.
-pub(crate) type IdMap<K, V> = hashbrown::HashMap<K, V, BuildHasherDefault<IdHasher>>;
+/// A map keyed by small ids; the same insertions give the same iteration. Not for keys that a client
+/// may choose freely: the hash does not resist crafted collisions.
+pub type IdMap<K, V> = hashbrown::HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 const K0: u64 = 0x9e37_79b9_7f4a_7c15;
 const K1: u64 = 0xe703_7ed1_a0b4_28db;
@@ -45,9 +46,10 @@ pub(crate) const fn spread(hash: u32) -> u64 {
 
 /// Multiplies and folds, a word at a time.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct IdHasher(u64);
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }
@@ -60,14 +62,22 @@ impl Hasher for IdHasher {
         }
     }
 
+    #[inline]
     fn write_u8(&mut self, n: u8) {
         self.write_u64(u64::from(n));
     }
 
+    #[inline]
+    fn write_u16(&mut self, n: u16) {
+        self.write_u64(u64::from(n));
+    }
+
+    #[inline]
     fn write_u32(&mut self, n: u32) {
         self.write_u64(u64::from(n));
     }
 
+    #[inline]
     fn write_u64(&mut self, n: u64) {
         self.0 = fold(self.0 ^ n ^ K0, K1);
     }

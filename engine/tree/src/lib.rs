@@ -15,7 +15,7 @@ pub mod data_tree;
 pub mod digest;
 pub mod error;
 mod expiry;
-mod hash;
+pub mod hash;
 mod overlay;
 mod owners;
 pub mod path;

@@ -8,13 +8,13 @@ use core::time::Duration;
 
 use quorate_proto::election::{Notification, PeerState, Vote};
 use quorate_proto::{Instant, ServerId};
+use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 use quorate_wire::native::hello::{Purpose, Status, Welcome};
 use quorate_wire::native::notification::{WireNotification, WireState};
 use quorate_wire::reader::{FrameReader, Framing};
 
 use super::{Conn, Fault, Kind, PEER_HELLO_TIME, ShardConfig, ShardCore};
-use crate::hash::Map;
 use crate::links::{ConnKey, NetOp, Port, ToQuorum};
 
 /// The first pause before a peer is tried again.
@@ -39,7 +39,7 @@ enum State {
 
 #[derive(Debug)]
 pub(super) struct ElectionLinks {
-    links: Map<ServerId, Link>,
+    links: IdMap<ServerId, Link>,
     serves: bool,
 }
 
@@ -47,7 +47,7 @@ impl ElectionLinks {
     /// Links to every voter from the start; to observers when there is something to say.
     pub(super) fn new(config: &ShardConfig) -> Self {
         let serves = config.index == 0;
-        let mut links = Map::default();
+        let mut links = IdMap::default();
         if serves {
             for sid in config.membership.voters() {
                 if *sid != config.sid {

@@ -9,6 +9,7 @@ use core::time::Duration;
 use quorate_proto::{Epoch, Instant, SessionId, ToLearner, Zxid};
 use quorate_tree::ErrorCode;
 use quorate_tree::acl::Id;
+use quorate_tree::hash::IdMap;
 use quorate_tree::session::SessionTracker;
 use quorate_tree::{Txn, TxnHeader};
 use quorate_wire::Frame;
@@ -17,7 +18,6 @@ use quorate_wire::jute::txn::{HEADER_LEN, encode_header, encode_record};
 use quorate_wire::native::request::{ForwardedRequest, Touches};
 
 use super::{Mode, TreeCore};
-use crate::hash::Map;
 use crate::links::{ConnKey, ToQuorum};
 use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine};
 use crate::timing::Stage;
@@ -60,7 +60,7 @@ enum Waiting {
 pub(super) struct Leading {
     last: Zxid,
     tracker: SessionTracker<Owner>,
-    syncs: Map<u64, SyncOrigin>,
+    syncs: IdMap<u64, SyncOrigin>,
     /// Re-attachments of learners' sessions, each with what was proposed before it.
     revalidated: VecDeque<(Zxid, ConnKey, SessionId, bool)>,
     waiting: VecDeque<Waiting>,
@@ -93,7 +93,7 @@ impl<M: StateMachine> TreeCore<M> {
         self.mode = Mode::Leading(Leading {
             last: epoch.start(),
             tracker,
-            syncs: Map::default(),
+            syncs: IdMap::default(),
             revalidated: VecDeque::new(),
             waiting: VecDeque::new(),
             expired: Vec::new(),

@@ -8,17 +8,17 @@ use alloc::string::String;
 
 use bytes::BytesMut;
 use quorate_proto::Zxid;
+use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 
 use super::{Mode, TreeCore};
-use crate::hash::Map;
 use crate::links::{ConnKey, Message, ToLog, ToShard};
 use crate::machine::StateMachine;
 use crate::notice::Level;
 
 pub(super) struct Snapshots<M: StateMachine> {
     restore: Option<M::Restore>,
-    learners: Map<ConnKey, M::Cut>,
+    learners: IdMap<ConnKey, M::Cut>,
     /// Our own snapshot while pieces of it are to be made.
     own: Option<M::Cut>,
     /// Where our own snapshot was begun, until the disk has it or gave it up.
@@ -39,7 +39,7 @@ impl<M: StateMachine> core::fmt::Debug for Snapshots<M> {
 
 impl<M: StateMachine> Default for Snapshots<M> {
     fn default() -> Self {
-        Self { restore: None, learners: Map::default(), own: None, writing: None, own_at: 0 }
+        Self { restore: None, learners: IdMap::default(), own: None, writing: None, own_at: 0 }
     }
 }
 
