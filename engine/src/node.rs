@@ -117,7 +117,6 @@ impl Homes {
     fn of(&self, message: &Message) -> usize {
         match message {
             Message::Shard(index, _) => self.shards[usize::from(*index)],
-            Message::Shards(_) => unreachable!("split by the peer into one message a shard"),
             Message::Quorum(_) => self.quorum,
             Message::Tree(_) => self.tree,
             Message::Log(_) => self.log,

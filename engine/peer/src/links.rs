@@ -355,8 +355,6 @@ const _: () = assert!(size_of::<Message>() <= 88);
 pub enum Message {
     /// To one shard.
     Shard(u16, ToShard),
-    /// To every shard.
-    Shards(ToShard),
     /// To the quorum core.
     Quorum(ToQuorum),
     /// To the tree core.
@@ -370,6 +368,8 @@ pub enum Message {
 pub enum Effect {
     /// Hand this to another core.
     Send(Message),
+    /// Hand this to every shard.
+    Broadcast(ToShard),
     /// Do this on the network.
     Net(NetOp),
     /// Do this on the disk.

@@ -17,7 +17,9 @@ use quorate_wire::Frame;
 use quorate_wire::native::proposal::{is_proposal, proposal_zxid};
 
 use crate::core_trait::Core;
-use crate::links::{ConnKey, Effect, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree};
+use crate::links::{
+    ConnKey, Effect, LINK_SHARD, Message, Recovered, ToLog, ToQuorum, ToShard, ToTree,
+};
 use crate::notice::{Level, Notice};
 use crate::quorum_core::may_forget;
 use crate::timing::{Stage, Timings};
@@ -108,6 +110,10 @@ impl LogCore {
         self.effects.push_back(Effect::Send(message));
     }
 
+    fn tell_snapshot_room(&mut self, room: bool) {
+        self.send(Message::Shard(LINK_SHARD, ToShard::SnapshotRoom(room)));
+    }
+
     fn notice(&mut self, level: Level, text: alloc::string::String) {
         self.effects.push_back(Effect::Notice(Notice { level, text }));
     }
@@ -180,7 +186,7 @@ impl LogCore {
                         self.store.rebuilt();
                     }
                     if paused {
-                        self.send(Message::Shards(ToShard::SnapshotRoom(true)));
+                        self.tell_snapshot_room(true);
                     }
                 }
             }
@@ -272,10 +278,10 @@ impl LogCore {
                 let drained = queue.is_empty();
                 if full && !*paused {
                     *paused = true;
-                    self.send(Message::Shards(ToShard::SnapshotRoom(false)));
+                    self.tell_snapshot_room(false);
                 } else if drained && *paused {
                     *paused = false;
-                    self.send(Message::Shards(ToShard::SnapshotRoom(true)));
+                    self.tell_snapshot_room(true);
                 }
                 for behind in records {
                     if let Behind::Record(zxid, frame) = behind {

@@ -11,7 +11,7 @@ use quorate_proto::Instant;
 use quorate_storage::disk::{DiskDone, DiskOp};
 
 use crate::core_trait::Core;
-use crate::links::{Effect, Message, NetInput, NetOp, ShardInput, ToShard, ToTree};
+use crate::links::{Effect, Message, NetInput, NetOp, ShardInput, ToTree};
 use crate::log_core::{LogCore, LogInput};
 use crate::machine::StateMachine;
 use crate::notice::Notice;
@@ -177,12 +177,6 @@ impl<M: StateMachine> Peer<M> {
                     self.drain_shard(at);
                 }
             }
-            Message::Shards(message) => {
-                for at in 0..self.shards.len() {
-                    self.shards[at].1.handle(now, ShardInput::Link(message.clone()));
-                    self.drain_shard(at);
-                }
-            }
             Message::Quorum(message) => {
                 if let Some(quorum) = &mut self.quorum {
                     quorum.handle(now, message);
@@ -293,6 +287,11 @@ impl<M: StateMachine> Peer<M> {
     fn take(&mut self, effect: Effect) {
         match effect {
             Effect::Send(message) => self.route(message),
+            Effect::Broadcast(message) => {
+                for index in 0..self.shard_count {
+                    self.route(Message::Shard(index, message.clone()));
+                }
+            }
             Effect::Disk(op) => self.outputs.push_back(Output::Disk(op)),
             Effect::Notice(notice) => self.outputs.push_back(Output::Notice(notice)),
             Effect::Fatal(why) => self.outputs.push_back(Output::Fatal(why)),
@@ -305,7 +304,6 @@ impl<M: StateMachine> Peer<M> {
     fn route(&mut self, message: Message) {
         let is_local = match &message {
             Message::Shard(index, _) => self.shards.iter().any(|(shard, _)| shard == index),
-            Message::Shards(message) => return self.route_to_all(message),
             Message::Quorum(_) => self.quorum.is_some(),
             Message::Tree(_) => self.tree.is_some(),
             Message::Log(_) => self.log.is_some(),
@@ -314,12 +312,6 @@ impl<M: StateMachine> Peer<M> {
             self.links.push_back(message);
         } else {
             self.outputs.push_back(Output::Remote(message));
-        }
-    }
-
-    fn route_to_all(&mut self, message: &ToShard) {
-        for index in 0..self.shard_count {
-            self.route(Message::Shard(index, message.clone()));
         }
     }
 }

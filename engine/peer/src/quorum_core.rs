@@ -237,7 +237,7 @@ impl QuorumCore {
     }
 
     fn to_shards(&mut self, message: ToShard) {
-        self.send(Message::Shards(message));
+        self.effects.push_back(Effect::Broadcast(message));
     }
 
     fn to_learner(&mut self, sid: ServerId, message: impl FnOnce(ConnKey) -> ToShard) {

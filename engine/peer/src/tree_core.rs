@@ -250,7 +250,7 @@ impl<M: StateMachine> TreeCore<M> {
     fn set_room(&mut self, room: bool) {
         if self.room != room {
             self.room = room;
-            self.send(Message::Shards(ToShard::Room(room)));
+            self.effects.push_back(Effect::Broadcast(ToShard::Room(room)));
         }
     }
 }

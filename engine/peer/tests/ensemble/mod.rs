@@ -325,7 +325,6 @@ impl<M: StateMachine> Ensemble<M> {
         let shards = usize::from(self.shards());
         match message {
             Message::Shard(index, _) => usize::from(*index),
-            Message::Shards(_) => unreachable!("split by the peer"),
             Message::Quorum(_) => shards,
             Message::Tree(_) => shards + 1,
             Message::Log(_) => shards + 2,
