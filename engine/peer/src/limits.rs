@@ -11,8 +11,6 @@ pub struct Limits {
     pub window_max: usize,
     /// Requests that one client connection may have in the pipeline; past it it is not read.
     pub pipeline_max: usize,
-    /// Requests that may wait for room in the tree core; past it connections are not read.
-    pub waiting_max: usize,
     /// Bytes of one client frame, jute.maxbuffer.
     pub client_frame_max: u32,
     /// Bytes of one client frame before its session is open.
@@ -35,7 +33,6 @@ impl Limits {
         outstanding_max: 64 * 1024,
         window_max: 16 * 1024,
         pipeline_max: 4096,
-        waiting_max: 64 * 1024,
         client_frame_max: 0xf_ffff,
         connect_frame_max: 16 * 1024,
         body_max: 4 * 1024 * 1024,
@@ -58,6 +55,5 @@ const _: () = {
     assert!(l.body_max as usize > 2 * l.client_frame_max as usize);
     // A learner that is level must be able to hold all that is outstanding.
     assert!(l.backlog_max > 16 * l.chunk_len);
-    assert!(l.pipeline_max <= l.waiting_max);
     assert!(l.connect_frame_max < l.client_frame_max);
 };

@@ -8,7 +8,6 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-use core::time::Duration;
 
 use quorate_proto::election::Notification;
 use quorate_proto::leader::LearnerRole;
@@ -268,7 +267,7 @@ pub enum ToTree {
     /// From the quorum core: everything up to here is committed; when that was decided.
     Commit(Zxid, Instant),
     /// From the quorum core: a snapshot of the leader follows.
-    BeginRestore(Zxid),
+    BeginRestore,
     /// From the quorum core: a piece of it.
     RestoreChunk(Frame, bool),
     /// From the quorum core: it will not be completed.
@@ -302,7 +301,7 @@ pub enum ToTree {
     /// From a shard: sessions that a learner has heard of.
     Touched(ConnKey, Frame),
     /// From a shard: a session has moved to a learner.
-    Revalidate(ConnKey, SessionId, Duration),
+    Revalidate(ConnKey, SessionId),
     /// From the log core: room for the next piece of our own snapshot, begun at this zxid.
     SnapshotNext(Zxid),
     /// From the log core: our own snapshot is complete and verified.

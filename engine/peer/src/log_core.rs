@@ -101,11 +101,6 @@ impl LogCore {
         &mut self.timings
     }
 
-    /// Whether nothing is being written that others wait for.
-    pub fn is_idle(&self) -> bool {
-        self.store.is_idle()
-    }
-
     fn send(&mut self, message: Message) {
         self.effects.push_back(Effect::Send(message));
     }

@@ -182,11 +182,6 @@ pub trait StateMachine: Send + 'static {
     /// Staged state up to here is applied now.
     fn staged_applied(&mut self, _zxid: Zxid) {}
 
-    /// Whether a session exists in the applied state, with its time-out.
-    fn session_timeout(&self, _session: SessionId) -> Option<Duration> {
-        None
-    }
-
     /// Calls `each` for every session of the applied state.
     fn for_each_session(&self, _each: &mut dyn FnMut(SessionId, Duration)) {}
 

@@ -754,7 +754,7 @@ impl QuorumCore {
                 LearnerEffect::BeginSnapshot { zxid } => {
                     let forgets = may_forget(self.durable, zxid);
                     self.install = Some(Install { complete: false, forgets });
-                    self.to_tree(ToTree::BeginRestore(zxid));
+                    self.to_tree(ToTree::BeginRestore);
                     self.to_log(ToLog::BeginInstall(zxid));
                 }
                 LearnerEffect::SnapshotChunk { bytes, last } => {

@@ -207,11 +207,6 @@ impl ShardCore {
         &mut self.timings
     }
 
-    /// Open connections of any kind.
-    pub fn connections(&self) -> usize {
-        self.conns.len()
-    }
-
     fn send(&mut self, message: Message) {
         self.effects.push_back(Effect::Send(message));
     }
@@ -343,7 +338,7 @@ impl ShardCore {
                     self.introduce(now, conn, port, &frame)?;
                 }
                 Kind::Learner(_) => self.learner_frame(now, conn, frame)?,
-                Kind::Leader(_) => self.leader_frame(now, conn, &frame)?,
+                Kind::Leader(_) => self.leader_frame(conn, &frame)?,
                 Kind::ElectionIn { sid, .. } => {
                     let sid = *sid;
                     self.election_frame(sid, &frame)?;

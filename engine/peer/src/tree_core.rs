@@ -9,7 +9,7 @@ mod snapshots;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -287,7 +287,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
                 }
             }
             ToTree::Commit(through, decided) => self.commit(now, through, decided),
-            ToTree::BeginRestore(_) => self.begin_restore(),
+            ToTree::BeginRestore => self.begin_restore(),
             ToTree::RestoreChunk(bytes, last) => {
                 // Its checksums were right: either side's state cannot be trusted any more.
                 if let Err(why) = self.restore_chunk(&bytes, last) {
@@ -308,7 +308,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::Disconnect(conn) => self.forget(conn),
             ToTree::Forwarded(conn, frame, at) => self.handle_forwarded(now, conn, &frame, at),
             ToTree::Touched(conn, touches) => self.handle_touched(now, conn, &touches),
-            ToTree::Revalidate(conn, session, _) => {
+            ToTree::Revalidate(conn, session) => {
                 self.submit_revalidate(now, Owner::Learner(conn), conn, session);
             }
             ToTree::SnapshotNext(zxid) => self.snapshot_next(zxid),
@@ -364,12 +364,5 @@ impl<M: StateMachine> Core for TreeCore<M> {
             self.by_session.values().all(|conn| self.clients.contains_key(conn)),
             "a session without its connection"
         );
-    }
-}
-
-impl<M: StateMachine> TreeCore<M> {
-    /// A reason as text, for notices.
-    fn reason(error: impl ToString) -> String {
-        error.to_string()
     }
 }

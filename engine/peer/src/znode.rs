@@ -282,11 +282,6 @@ impl StateMachine for ZnodeMachine {
         self.prep.committed(zxid);
     }
 
-    fn session_timeout(&self, session: SessionId) -> Option<Duration> {
-        let ms = self.tree.session_timeout_ms(session)?;
-        Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
-    }
-
     fn for_each_session(&self, each: &mut dyn FnMut(SessionId, Duration)) {
         for (session, ms) in self.tree.sessions() {
             each(session, Duration::from_millis(u64::try_from(ms).unwrap_or(0)));

@@ -89,11 +89,11 @@ impl ShardCore {
                 State::First { .. } => {
                     let Some(first) = client.reader.peek4() else { return Ok(()) };
                     if let Some(word) = self.served_word(first) {
-                        return self.admin_word(conn, word);
+                        self.admin_word(conn, word);
+                        return Ok(());
                     }
                 }
-                State::Admin => return Ok(()),
-                State::Opening => return Ok(()),
+                State::Admin | State::Opening => return Ok(()),
                 State::Open if !room || client.in_flight >= pipeline_max => {
                     if !client.paused {
                         client.paused = true;
@@ -160,14 +160,13 @@ impl ShardCore {
         }
     }
 
-    fn admin_word(&mut self, conn: ConnKey, word: [u8; 4]) -> Result<(), Fault> {
+    fn admin_word(&mut self, conn: ConnKey, word: [u8; 4]) {
         if let Some(client) = self.client(conn) {
             client.state = State::Admin;
             self.strangers -= 1;
         }
         let shard = AdminShard { connections: self.clients };
         self.to_quorum(ToQuorum::Admin(conn, word, shard));
-        Ok(())
     }
 
     pub(super) fn session_open(&mut self, now: Instant, conn: ConnKey, frame: Frame) {

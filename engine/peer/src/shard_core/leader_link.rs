@@ -5,7 +5,7 @@
 
 use alloc::format;
 
-use quorate_proto::{Instant, ServerId, ToLeader, ToLearner};
+use quorate_proto::{ServerId, ToLeader, ToLearner};
 use quorate_wire::Frame;
 use quorate_wire::jute::txn::{HEADER_LEN, decode_header};
 use quorate_wire::native::hello::{Purpose, Status, Welcome};
@@ -96,12 +96,7 @@ impl ShardCore {
         true
     }
 
-    pub(super) fn leader_frame(
-        &mut self,
-        _now: Instant,
-        conn: ConnKey,
-        frame: &Frame,
-    ) -> Result<(), Fault> {
+    pub(super) fn leader_frame(&mut self, conn: ConnKey, frame: &Frame) -> Result<(), Fault> {
         let Some(Kind::Leader(link)) = self.conns.get_mut(&conn).map(|entry| &mut entry.kind)
         else {
             return Ok(());

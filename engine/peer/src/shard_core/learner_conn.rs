@@ -134,8 +134,8 @@ impl ShardCore {
                     self.to_tree(ToTree::Touched(conn, touched));
                 }
             }
-            ToLeader::Revalidate { session, timeout } => {
-                self.to_tree(ToTree::Revalidate(conn, session, timeout));
+            ToLeader::Revalidate { session, timeout: _ } => {
+                self.to_tree(ToTree::Revalidate(conn, session));
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Knows learners by their connection only.
 
 use alloc::collections::VecDeque;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -257,7 +258,7 @@ impl<M: StateMachine> TreeCore<M> {
             Ok(request) => request,
             Err(error) => {
                 // The shard has checked the frame's checksum: the learner itself is at fault.
-                return self.refuse_learner(conn, Self::reason(error));
+                return self.refuse_learner(conn, error.to_string());
             }
         };
         if self.machine.classify(request.opcode) == RequestClass::Sync {
@@ -281,7 +282,7 @@ impl<M: StateMachine> TreeCore<M> {
     pub(super) fn handle_touched(&mut self, now: Instant, conn: ConnKey, touches: &Frame) {
         let touches = match Touches::decode(touches) {
             Ok(touches) => touches,
-            Err(error) => return self.refuse_learner(conn, Self::reason(error)),
+            Err(error) => return self.refuse_learner(conn, error.to_string()),
         };
         let Mode::Leading(leading) = &mut self.mode else { return };
         for (session, _) in touches.iter() {
