@@ -195,12 +195,11 @@ impl ShardCore {
         self.send_frame(conn, frame);
     }
 
-    pub(super) fn begin_sync(&mut self, now: Instant, conn: ConnKey, task: Box<SyncTask>) {
+    pub(super) fn begin_sync(&mut self, now: Instant, conn: ConnKey, mut task: Box<SyncTask>) {
         let (plan, cut, at, from_log) = (task.plan, task.cut, task.snapshot_at, task.from_log);
         let Some(learner) = self.learner(conn) else { return };
         let source = if plan == SyncPlan::Snap { Source::Snapshot } else { Source::Log };
         learner.new_leader = task.new_leader;
-        let mut task = task;
         if learner.is_observer() {
             // They are due at their commit, which may be held behind this stream.
             let outstanding = core::mem::take(&mut task.outstanding);
@@ -216,34 +215,28 @@ impl ShardCore {
             SyncPlan::Snap => ToLearner::Snap { zxid: at },
         };
         self.send_packet(conn, &packet);
-        match (source, from_log) {
-            (Source::Snapshot, _) => {
+        match source {
+            Source::Snapshot => {
                 let early = self.learner(conn).and_then(|learner| learner.early_chunk.take());
                 if let Some((bytes, last)) = early {
                     self.snap_chunk(now, conn, bytes, last);
                 }
             }
-            (Source::Log, Some((after, through))) => {
-                self.to_log(ToLog::Stream(conn, after, through));
-            }
-            (Source::Log, None) => self.finish_sync(now, conn),
+            Source::Log => self.stream_log(now, conn, from_log),
         }
     }
 
     pub(super) fn snap_chunk(&mut self, now: Instant, conn: ConnKey, bytes: Frame, last: bool) {
-        let is_syncing = self.learner(conn).is_some_and(|learner| {
-            matches!(&learner.stage, Stage::Syncing(sync) if sync.source == Source::Snapshot)
-        });
-        if let Some(learner) = self.learner(conn)
-            && matches!(learner.stage, Stage::Handshake)
-        {
-            // Links from different cores have no order: its task comes from the quorum core.
-            learner.early_chunk = Some((bytes, last));
-            return;
-        }
-        if !is_syncing {
+        match self.learner(conn) {
+            Some(LearnerConn { stage: Stage::Handshake, early_chunk, .. }) => {
+                // Links from different cores have no order: its task comes from the quorum core.
+                *early_chunk = Some((bytes, last));
+                return;
+            }
+            Some(LearnerConn { stage: Stage::Syncing(sync), .. })
+                if sync.source == Source::Snapshot => {}
             // The learner went while its cut was being made: the cut must not stay open.
-            return self.to_tree(ToTree::LearnerGone(conn));
+            Some(_) | None => return self.to_tree(ToTree::LearnerGone(conn)),
         }
         // A slice holds at least one whole node, which may be longer than a frame's body.
         let mut rest = bytes;
@@ -260,7 +253,13 @@ impl ShardCore {
         let Some(learner) = self.learner(conn) else { return };
         let Stage::Syncing(sync) = &mut learner.stage else { return };
         sync.source = Source::Log;
-        match sync.task.from_log {
+        let from_log = sync.task.from_log;
+        self.stream_log(now, conn, from_log);
+    }
+
+    /// Asks for the log's part of the stream, if it has one.
+    fn stream_log(&mut self, now: Instant, conn: ConnKey, from_log: Option<(Zxid, Zxid)>) {
+        match from_log {
             Some((after, through)) => self.to_log(ToLog::Stream(conn, after, through)),
             None => self.finish_sync(now, conn),
         }
@@ -342,12 +341,6 @@ impl ShardCore {
         self.send_frame(conn, frame);
     }
 
-    fn hold_inform(&mut self, conn: ConnKey, zxid: Zxid, frame: Frame) {
-        if let Some(learner) = self.learner(conn) {
-            learner.informs.push_back((zxid, frame));
-        }
-    }
-
     pub(super) fn up_to_date(&mut self, conn: ConnKey, committed: Zxid) {
         let Some(learner) = self.learner(conn) else { return };
         learner.handler.sent_up_to_date();
@@ -375,33 +368,33 @@ impl ShardCore {
     }
 
     pub(super) fn propose(&mut self, now: Instant, zxid: Zxid, frame: &Frame) {
-        let mut at = 0;
-        while let Some(conn) = self.learners.get(at).copied() {
-            let is_observer = self.learner(conn).is_some_and(|learner| {
-                learner.is_observer() && !matches!(learner.stage, Stage::Handshake)
-            });
-            if is_observer {
-                self.hold_inform(conn, zxid, frame.clone());
-            } else {
-                self.send_live(now, conn, frame.clone());
+        self.each_learner(|shard, conn| match shard.learner(conn) {
+            Some(learner)
+                if learner.is_observer() && !matches!(learner.stage, Stage::Handshake) =>
+            {
+                learner.informs.push_back((zxid, frame.clone()));
             }
-            at = self.behind(at, conn);
-        }
+            _ => shard.send_live(now, conn, frame.clone()),
+        });
     }
 
-    /// The place of the learner behind this one, which may have been closed meanwhile.
-    fn behind(&self, at: usize, conn: ConnKey) -> usize {
-        if self.learners.get(at) == Some(&conn) { at + 1 } else { at }
+    /// Does something for each learner, in the order in which they joined; it may close that learner.
+    fn each_learner(&mut self, mut each: impl FnMut(&mut Self, ConnKey)) {
+        let mut at = 0;
+        while let Some(conn) = self.learners.get(at).copied() {
+            each(self, conn);
+            if self.learners.get(at) == Some(&conn) {
+                at += 1;
+            }
+        }
     }
 
     pub(super) fn commit(&mut self, now: Instant, through: Zxid) {
         let frame = self.encode(|out| encode_to_learner(&ToLearner::Commit { zxid: through }, out));
-        let mut at = 0;
-        while let Some(conn) = self.learners.get(at).copied() {
-            self.inform(now, conn, through);
-            self.send_live(now, conn, frame.clone());
-            at = self.behind(at, conn);
-        }
+        self.each_learner(|shard, conn| {
+            shard.inform(now, conn, through);
+            shard.send_live(now, conn, frame.clone());
+        });
     }
 
     /// An observer gets the transactions that are committed now.
@@ -421,15 +414,12 @@ impl ShardCore {
     pub(super) fn ping(&mut self, now: Instant, round: u64, committed: Zxid) {
         let packet = ToLearner::Ping { round, committed };
         let frame = self.encode(|out| encode_to_learner(&packet, out));
-        let mut at = 0;
-        while let Some(conn) = self.learners.get(at).copied() {
-            let overdue = self.learner(conn).and_then(|learner| learner.handler.overdue(now));
-            match overdue {
-                Some(overdue) => self.fail(now, conn, &Fault::Refused(overdue.to_string())),
-                None => self.send_live(now, conn, frame.clone()),
+        self.each_learner(|shard, conn| {
+            match shard.learner(conn).and_then(|learner| learner.handler.overdue(now)) {
+                Some(overdue) => shard.fail(now, conn, &Fault::Refused(overdue.to_string())),
+                None => shard.send_live(now, conn, frame.clone()),
             }
-            at = self.behind(at, conn);
-        }
+        });
     }
 
     pub(super) fn to_learner(&mut self, now: Instant, conn: ConnKey, packet: &ToLearner<Frame>) {
