@@ -304,15 +304,7 @@ impl ShardCore {
 
     fn received(&mut self, now: Instant, conn: ConnKey, bytes: Frame) {
         let Some(entry) = self.conns.get_mut(&conn) else { return };
-        let bytes = bytes.into_bytes();
-        match &mut entry.kind {
-            Kind::Stranger { reader, .. }
-            | Kind::ElectionIn { reader, .. }
-            | Kind::ElectionOut { reader, .. } => reader.push(bytes),
-            Kind::Client(client) => client.reader.push(bytes),
-            Kind::Learner(learner) => learner.reader.push(bytes),
-            Kind::Leader(link) => link.reader.push(bytes),
-        }
+        entry.kind.reader().push(bytes.into_bytes());
         if let Err(fault) = self.pump(now, conn) {
             self.fail(now, conn, &fault);
         }
@@ -322,31 +314,17 @@ impl ShardCore {
     fn pump(&mut self, now: Instant, conn: ConnKey) -> Result<(), Fault> {
         loop {
             let Some(entry) = self.conns.get_mut(&conn) else { return Ok(()) };
-            let frame = match &mut entry.kind {
-                Kind::Client(_) => return self.pump_client(now, conn),
-                Kind::Stranger { reader, .. }
-                | Kind::ElectionIn { reader, .. }
-                | Kind::ElectionOut { reader, .. } => reader.next_frame()?,
-                Kind::Learner(learner) => learner.reader.next_frame()?,
-                Kind::Leader(link) => link.reader.next_frame()?,
-            };
-            let Some(frame) = frame else { return Ok(()) };
-            match &entry.kind {
+            if matches!(entry.kind, Kind::Client(_)) {
+                return self.pump_client(now, conn);
+            }
+            let Some(frame) = entry.kind.reader().next_frame()? else { return Ok(()) };
+            match entry.kind {
                 Kind::Client(_) => {}
-                Kind::Stranger { port, .. } => {
-                    let port = *port;
-                    self.introduce(now, conn, port, &frame)?;
-                }
+                Kind::Stranger { port, .. } => self.introduce(now, conn, port, &frame)?,
                 Kind::Learner(_) => self.learner_frame(now, conn, frame)?,
                 Kind::Leader(_) => self.leader_frame(conn, &frame)?,
-                Kind::ElectionIn { sid, .. } => {
-                    let sid = *sid;
-                    self.election_frame(sid, &frame)?;
-                }
-                Kind::ElectionOut { sid, .. } => {
-                    let sid = *sid;
-                    self.election_welcome(now, conn, sid, &frame)?;
-                }
+                Kind::ElectionIn { sid, .. } => self.election_frame(sid, &frame)?,
+                Kind::ElectionOut { sid, .. } => self.election_welcome(now, conn, sid, &frame)?,
             }
         }
     }
@@ -369,10 +347,7 @@ impl ShardCore {
         match entry.kind {
             Kind::Stranger { .. } => self.strangers -= 1,
             Kind::Client(client) => {
-                self.clients -= 1;
-                if client.is_stranger() {
-                    self.strangers -= 1;
-                }
+                self.uncount(&client);
                 self.to_tree(ToTree::Disconnect(conn));
             }
             Kind::Learner(learner) => self.learner_closed(conn, &learner),
@@ -382,6 +357,14 @@ impl ShardCore {
             }
             Kind::ElectionIn { .. } => {}
             Kind::ElectionOut { sid, .. } => self.elections.closed(now, sid),
+        }
+    }
+
+    /// A client's connection was removed.
+    fn uncount(&mut self, client: &ClientConn) {
+        self.clients -= 1;
+        if client.is_stranger() {
+            self.strangers -= 1;
         }
     }
 
@@ -455,8 +438,14 @@ impl ShardCore {
         }
     }
 
-    fn hello(&self, purpose: Purpose) -> Hello {
-        Hello::ours(self.config.sid, purpose, self.config.config_hash, self.config.cluster_id)
+    /// Introduces this server on a connection that it has opened.
+    fn greet(&mut self, conn: ConnKey, purpose: Purpose, kind: impl FnOnce(FrameReader) -> Kind) {
+        let ShardConfig { sid, config_hash, cluster_id, limits, .. } = self.config;
+        let reader = FrameReader::new(Framing::Native { body_max: limits.body_max });
+        self.conns.insert(conn, Conn { peer: None, kind: kind(reader) });
+        let hello = Hello::ours(sid, purpose, config_hash, cluster_id);
+        let frame = self.encode(|out| hello.encode(out));
+        self.send_frame(conn, frame);
     }
 
     // --- time ----------------------------------------------------------------------------------
@@ -480,6 +469,17 @@ impl ShardCore {
 }
 
 impl Kind {
+    const fn reader(&mut self) -> &mut FrameReader {
+        match self {
+            Self::Stranger { reader, .. }
+            | Self::ElectionIn { reader, .. }
+            | Self::ElectionOut { reader, .. } => reader,
+            Self::Client(client) => &mut client.reader,
+            Self::Learner(learner) => &mut learner.reader,
+            Self::Leader(link) => &mut link.reader,
+        }
+    }
+
     const fn noun(&self) -> &'static str {
         match self {
             Self::Stranger { port: Port::Election, .. } => "election connection from",

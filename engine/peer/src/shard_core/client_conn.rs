@@ -227,10 +227,7 @@ impl ShardCore {
     pub(super) fn close_client(&mut self, conn: ConnKey, frame: Option<Frame>) {
         let Some(entry) = self.conns.remove(&conn) else { return };
         if let Kind::Client(client) = &entry.kind {
-            self.clients -= 1;
-            if client.is_stranger() {
-                self.strangers -= 1;
-            }
+            self.uncount(client);
         }
         if let Some(frame) = frame {
             self.send_frame(conn, frame);

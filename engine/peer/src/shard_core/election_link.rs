@@ -12,9 +12,8 @@ use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 use quorate_wire::native::hello::{Purpose, Status, Welcome};
 use quorate_wire::native::notification::{WireNotification, WireState};
-use quorate_wire::reader::{FrameReader, Framing};
 
-use super::{Conn, Fault, Kind, PEER_HELLO_TIME, ShardConfig, ShardCore};
+use super::{Fault, Kind, PEER_HELLO_TIME, ShardConfig, ShardCore};
 use crate::links::{ConnKey, NetOp, Port, ToQuorum};
 
 /// The first pause before a peer is tried again.
@@ -136,12 +135,7 @@ impl ShardCore {
         };
         let sid = *sid;
         link.state = State::Greeting { conn, deadline: now + PEER_HELLO_TIME };
-        let body_max = self.config.limits.body_max;
-        let reader = FrameReader::new(Framing::Native { body_max });
-        self.conns.insert(conn, Conn { peer: None, kind: Kind::ElectionOut { reader, sid } });
-        let hello = self.hello(Purpose::Election);
-        let frame = self.encode(|out| hello.encode(out));
-        self.send_frame(conn, frame);
+        self.greet(conn, Purpose::Election, |reader| Kind::ElectionOut { reader, sid });
     }
 
     pub(super) fn election_welcome(

@@ -12,9 +12,9 @@ use quorate_wire::native::hello::{Purpose, Status, Welcome};
 use quorate_wire::native::packet::{
     decode_to_learner, encode_to_leader, proposal_body, proposal_committed,
 };
-use quorate_wire::reader::{FrameReader, Framing};
+use quorate_wire::reader::FrameReader;
 
-use super::{Conn, Fault, Kind, ShardCore};
+use super::{Fault, Kind, ShardCore};
 use crate::links::{ConnKey, LINK_SHARD, NetOp, Port, Term, ToQuorum};
 
 #[derive(Debug)]
@@ -86,13 +86,9 @@ impl ShardCore {
             return false;
         }
         self.leader = LeaderSeat::Connected { conn, term };
-        let body_max = self.config.limits.body_max;
-        let reader = FrameReader::new(Framing::Native { body_max });
-        let kind = Kind::Leader(LeaderLink { reader, sid, term, welcomed: false });
-        self.conns.insert(conn, Conn { peer: None, kind });
-        let hello = self.hello(Purpose::Learner);
-        let frame = self.encode(|out| hello.encode(out));
-        self.send_frame(conn, frame);
+        self.greet(conn, Purpose::Learner, |reader| {
+            Kind::Leader(LeaderLink { reader, sid, term, welcomed: false })
+        });
         true
     }
 
