@@ -17,6 +17,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use bytes::BytesMut;
+use quorate_proto::leader::LearnerRole;
 use quorate_proto::quorum::Membership;
 use quorate_proto::{Instant, ServerId, Ticks};
 use quorate_tree::hash::IdMap;
@@ -414,9 +415,8 @@ impl ShardCore {
     }
 
     fn judge(&self, port: Port, hello: &Hello) -> Status {
-        let membership = &self.config.membership;
-        let is_member =
-            membership.voter_index(hello.sid).is_some() || membership.is_observer(hello.sid);
+        // Every member may observe.
+        let is_member = self.config.membership.may_join(hello.sid, LearnerRole::Observer);
         let purpose = match port {
             Port::Election => Purpose::Election,
             Port::Quorum | Port::Client | Port::Propose => Purpose::Learner,

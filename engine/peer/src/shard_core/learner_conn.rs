@@ -103,15 +103,10 @@ impl ShardCore {
         learner.handler.admit(now, &packet).map_err(|error| Fault::Refused(error.to_string()))?;
         match packet {
             ToLeader::FollowerInfo { sid, accepted_epoch } => {
-                let is_voter = self.config.membership.voter_index(sid).is_some();
-                self.join(conn, sid, LearnerRole::Follower, is_voter, accepted_epoch)?;
+                self.join(conn, sid, LearnerRole::Follower, accepted_epoch)?;
             }
             ToLeader::ObserverInfo { sid, accepted_epoch } => {
-                // A voter that may have forgotten something observes until it is level.
-                let membership = &self.config.membership;
-                let is_observer =
-                    membership.is_observer(sid) || membership.voter_index(sid).is_some();
-                self.join(conn, sid, LearnerRole::Observer, is_observer, accepted_epoch)?;
+                self.join(conn, sid, LearnerRole::Observer, accepted_epoch)?;
             }
             ToLeader::AckEpoch { current_epoch, last_zxid } => {
                 self.to_quorum(ToQuorum::EpochAcked(conn, current_epoch, last_zxid));
@@ -146,11 +141,12 @@ impl ShardCore {
         conn: ConnKey,
         sid: ServerId,
         role: LearnerRole,
-        is_member: bool,
         accepted: Epoch,
     ) -> Result<(), Fault> {
+        // The leader judges it too, but only when the older connection of that server is closed.
+        let may_join = self.config.membership.may_join(sid, role);
         let Some(learner) = self.learner(conn) else { return Ok(()) };
-        if learner.sid != sid || !is_member {
+        if learner.sid != sid || !may_join {
             let why = format!("server {sid} may not join as {role:?}");
             return Err(Fault::Refused(why));
         }

@@ -212,15 +212,10 @@ impl<P: Clone> Leader<P> {
         if !self.observe(now) {
             return self.ignore_after_resignation();
         }
-        let voter = self.membership.voter_index(sid);
-        let known = match role {
-            LearnerRole::Follower => voter.is_some(),
-            LearnerRole::Observer => voter.is_some() || self.membership.is_observer(sid),
-        };
-        if !known || sid == self.sid {
+        if !self.membership.may_join(sid, role) || sid == self.sid {
             return Err(ProtocolError::UnknownServer { sid });
         }
-        let voter = voter.filter(|_| role == LearnerRole::Follower);
+        let voter = self.membership.voter_index(sid).filter(|_| role == LearnerRole::Follower);
         self.handle_gone(now, sid);
         let mut stage = SeatStage::Joined;
         match &mut self.stage {

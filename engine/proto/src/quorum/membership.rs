@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use super::QuorumVerifier;
+use crate::leader::LearnerRole;
 use crate::{ServerId, VoterIndex, VoterSet};
 
 /// The servers of a configuration. Voters are sorted by sid, and a voter's place is its
@@ -59,6 +60,12 @@ impl Membership {
         self.observers.binary_search(&sid).is_ok()
     }
 
+    /// Whether this server may join a leader as `role`. A voter that may have forgotten something
+    /// observes until it is level, so every member may observe.
+    pub fn may_join(&self, sid: ServerId, role: LearnerRole) -> bool {
+        self.voter_index(sid).is_some() || (role == LearnerRole::Observer && self.is_observer(sid))
+    }
+
     /// The voters, sorted by sid.
     pub fn voters(&self) -> &[ServerId] {
         &self.voters
@@ -93,5 +100,15 @@ mod tests {
         assert_eq!(membership.voter_index(ServerId(9)), None);
         assert!(membership.is_observer(ServerId(9)));
         assert!(!membership.is_electable(ServerId(9)));
+    }
+
+    #[test]
+    fn voters_may_join_in_either_role_observers_in_theirs_and_strangers_in_none() {
+        let membership =
+            Membership::majority([1, 2].map(ServerId).into(), [9].map(ServerId).into());
+        let roles = [LearnerRole::Follower, LearnerRole::Observer];
+        for (sid, expected) in [(2, [true, true]), (9, [false, true]), (4, [false, false])] {
+            assert_eq!(roles.map(|role| membership.may_join(ServerId(sid), role)), expected);
+        }
     }
 }
