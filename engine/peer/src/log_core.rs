@@ -50,10 +50,8 @@ pub struct LogCore {
     /// A mark of quarantine is on its way to the disk, and what came since waits for it.
     guarding: bool,
     held: VecDeque<ToLog>,
-    /// Whether the disk has been read.
-    recovered: bool,
-    /// The history's floor as the quorum core knows it.
-    floor: Zxid,
+    /// The history's floor as the quorum core knows it; none before the disk has been read.
+    floor: Option<Zxid>,
     failed: bool,
     effects: VecDeque<Effect>,
     timings: Timings,
@@ -88,8 +86,7 @@ impl LogCore {
             early: Vec::new(),
             guarding: false,
             held: VecDeque::new(),
-            recovered: false,
-            floor: Zxid::ZERO,
+            floor: None,
             failed: false,
             effects: VecDeque::new(),
             timings: Timings::default(),
@@ -339,12 +336,10 @@ impl LogCore {
 
     /// Learners behind what the log holds must be given a snapshot.
     fn tell_floor(&mut self) {
-        if !self.recovered {
-            return;
-        }
+        let Some(known) = self.floor else { return };
         let floor = self.store.history().floor();
-        if floor > self.floor {
-            self.floor = floor;
+        if floor > known {
+            self.floor = Some(floor);
             self.send(Message::Quorum(ToQuorum::Forgot(floor)));
         }
     }
@@ -387,15 +382,13 @@ impl LogCore {
                         found.current_epoch
                     ),
                 );
-                let hint = found.committed_hint;
-                self.recovered = true;
-                self.floor = found.history.floor();
+                self.floor = Some(found.history.floor());
                 self.send(Message::Tree(ToTree::RecoveredEnd(Box::new(Recovered {
                     fresh: found.fresh,
                     accepted_epoch: found.accepted_epoch,
                     current_epoch: found.current_epoch,
                     history: found.history,
-                    committed_hint: hint,
+                    committed_hint: found.committed_hint,
                     quarantined: found.quarantined.map(|reason| reason.to_string()),
                 }))));
             }

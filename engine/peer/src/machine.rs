@@ -90,6 +90,11 @@ pub enum SessionChange {
     Closed,
 }
 
+/// A time-out as clients and transactions have it, in milliseconds; below zero it is none.
+pub(crate) fn millis(ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
 /// A deterministic state machine: equal transactions in equal order give equal states on every
 /// server. It reads no clock, draws no random number and iterates over nothing in random order.
 ///

@@ -409,7 +409,8 @@ impl QuorumCore {
             self.quarantined = Some("it came back empty and is not level yet".to_string());
             self.to_log(ToLog::Quarantine);
         }
-        let state = match self.learner_role() {
+        let role = self.learner_role();
+        let state = match role {
             LearnerRole::Follower => PeerState::Following,
             LearnerRole::Observer => PeerState::Observing,
         };
@@ -421,7 +422,6 @@ impl QuorumCore {
             durable: self.durable,
             committed: self.committed,
         };
-        let role = self.learner_role();
         let mut learner = Learner::new(now, self.config.sid, role, self.config.ticks, start);
         if core::mem::take(&mut self.wants_snapshot) {
             learner.ask_for_snapshot();
@@ -452,16 +452,19 @@ impl QuorumCore {
             Role::Learning(following) => {
                 self.notice(level, format!("leaves server {}: {why}", following.leader));
                 self.history = following.learner.into_history();
-                if self.install.as_ref().is_some_and(|install| install.complete) {
+                self.send(Message::Shard(LINK_SHARD, ToShard::DropLeader));
+                match &self.install {
                     // What a snapshot has not reached yet is not held any more; this server is in
                     // quarantine until it is.
-                    self.committed = self.committed.min(self.history.last());
-                }
-                self.send(Message::Shard(LINK_SHARD, ToShard::DropLeader));
-                if self.install.as_ref().is_some_and(|install| !install.complete) {
-                    self.install = None;
-                    self.to_log(ToLog::AbortInstall);
-                    self.to_tree(ToTree::AbortRestore);
+                    Some(install) if install.complete => {
+                        self.committed = self.committed.min(self.history.last());
+                    }
+                    Some(_) => {
+                        self.install = None;
+                        self.to_log(ToLog::AbortInstall);
+                        self.to_tree(ToTree::AbortRestore);
+                    }
+                    None => {}
                 }
             }
             role @ (Role::Recovering | Role::Settling | Role::Looking) => {

@@ -185,13 +185,19 @@ impl<M: StateMachine> TreeCore<M> {
     // --- the committed stream ------------------------------------------------------------------
 
     fn stage(&mut self, zxid: Zxid, frame: Frame) {
-        let last = self.staged.back().map_or(self.applied, |(last, _)| *last);
+        let last = self.last_staged();
         assert!(zxid > last, "staged {zxid} behind {last}");
         self.staged.push_back((zxid, frame));
     }
 
     fn last_staged(&self) -> Zxid {
         self.staged.back().map_or(self.applied, |(zxid, _)| *zxid)
+    }
+
+    fn unstage_after(&mut self, last: Zxid) {
+        while self.staged.back().is_some_and(|(zxid, _)| *zxid > last) {
+            self.staged.pop_back();
+        }
     }
 
     fn commit(&mut self, now: Instant, through: Zxid, decided: Instant) {
@@ -237,9 +243,7 @@ impl<M: StateMachine> TreeCore<M> {
             self.machine.forget_staged();
         }
         self.mode = Mode::Idle;
-        while self.staged.back().is_some_and(|(zxid, _)| *zxid > last) {
-            self.staged.pop_back();
-        }
+        self.unstage_after(last);
         self.drop_clients();
         self.revalidating.clear();
         self.touched.clear();
@@ -282,9 +286,7 @@ impl<M: StateMachine> Core for TreeCore<M> {
             ToTree::Stage(zxid, frame) => self.stage(zxid, frame),
             ToTree::Truncate(to) => {
                 assert!(to >= self.applied, "truncation to {to}, {} is applied", self.applied);
-                while self.staged.back().is_some_and(|(zxid, _)| *zxid > to) {
-                    self.staged.pop_back();
-                }
+                self.unstage_after(to);
             }
             ToTree::Commit(through, decided) => self.commit(now, through, decided),
             ToTree::BeginRestore => self.begin_restore(),

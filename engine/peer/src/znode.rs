@@ -28,7 +28,7 @@ use quorate_wire::native::snapshot::{self as stream, EntryReader};
 
 use crate::block;
 use crate::links::ConnKey;
-use crate::machine::{Event, Proposal, Query, RequestClass, SessionChange, StateMachine};
+use crate::machine::{Event, Proposal, Query, RequestClass, SessionChange, StateMachine, millis};
 
 /// The znode tree, its watches on this server, and what is staged on the leader.
 #[derive(Debug)]
@@ -182,9 +182,7 @@ impl StateMachine for ZnodeMachine {
             self.deliver(header.zxid.as_u64() as i64, events);
         }
         match self.outcome {
-            Outcome::SessionOpened { timeout_ms } => {
-                SessionChange::Opened(Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)))
-            }
+            Outcome::SessionOpened { timeout_ms } => SessionChange::Opened(millis(timeout_ms)),
             Outcome::SessionClosed => SessionChange::Closed,
             _ => SessionChange::None,
         }
@@ -284,7 +282,7 @@ impl StateMachine for ZnodeMachine {
 
     fn for_each_session(&self, each: &mut dyn FnMut(SessionId, Duration)) {
         for (session, ms) in self.tree.sessions() {
-            each(session, Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+            each(session, millis(ms));
         }
     }
 

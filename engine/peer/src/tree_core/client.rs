@@ -25,7 +25,7 @@ use super::leading::{Owner, Submission};
 use super::{Mode, TreeCore};
 use crate::block;
 use crate::links::{ConnKey, ConnectAttempt, RawRequest, ReplyStamps, Term, ToQuorum, ToShard};
-use crate::machine::{Query, RequestClass, SessionChange, StateMachine};
+use crate::machine::{Query, RequestClass, SessionChange, StateMachine, millis};
 use crate::notice::Level;
 
 /// More than a touched session takes in the answer to a PING, bytes.
@@ -97,8 +97,7 @@ impl Client {
 impl<M: StateMachine> TreeCore<M> {
     /// Clamps a time-out into the configured range.
     fn granted(&self, timeout_ms: i32) -> Duration {
-        let asked = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
-        asked.clamp(self.config.session_timeout_min, self.config.session_timeout_max)
+        millis(timeout_ms).clamp(self.config.session_timeout_min, self.config.session_timeout_max)
     }
 
     // --- sessions ------------------------------------------------------------------------------

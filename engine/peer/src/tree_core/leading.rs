@@ -20,7 +20,7 @@ use quorate_wire::native::request::{ForwardedRequest, Touches};
 
 use super::{Mode, TreeCore};
 use crate::links::{ConnKey, ToQuorum};
-use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine};
+use crate::machine::{OP_PROPOSE, Proposal, RequestClass, SessionChange, StateMachine, millis};
 use crate::timing::Stage;
 
 /// Which server's connection a session belongs to: ours, or a learner's.
@@ -359,6 +359,5 @@ impl<M: StateMachine> TreeCore<M> {
 
 /// The time-out in a createSession's body, as ZooKeeper encodes it (4 bytes, milliseconds).
 fn session_timeout_of(body: &[u8]) -> Duration {
-    let ms = body.first_chunk::<4>().map_or(0, |bytes| i32::from_be_bytes(*bytes));
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    millis(body.first_chunk().map_or(0, |bytes| i32::from_be_bytes(*bytes)))
 }

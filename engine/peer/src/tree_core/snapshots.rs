@@ -11,7 +11,7 @@ use quorate_proto::Zxid;
 use quorate_tree::hash::IdMap;
 use quorate_wire::Frame;
 
-use super::{Mode, TreeCore};
+use super::TreeCore;
 use crate::links::{ConnKey, Message, ToLog, ToShard};
 use crate::machine::StateMachine;
 use crate::notice::Level;
@@ -89,9 +89,8 @@ impl<M: StateMachine> TreeCore<M> {
     /// applied, so only committed state is ever in a snapshot (R11, R15).
     pub(super) fn maybe_snapshot(&mut self) {
         let due = self.applied_count - self.snapshots.own_at >= self.config.snap_count;
-        let serving = !matches!(self.mode, Mode::Idle);
-        if !due || !serving || self.snapshots.writing.is_some() || self.snapshots.restore.is_some()
-        {
+        let busy = self.snapshots.writing.is_some() || self.snapshots.restore.is_some();
+        if !due || busy || !self.is_serving() {
             return;
         }
         self.snapshots.own_at = self.applied_count;
