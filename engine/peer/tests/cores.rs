@@ -6,6 +6,7 @@ mod ensemble;
 
 use std::time::Duration;
 
+use ensemble::client::encoded;
 use ensemble::disk::Disk;
 
 use quorate_peer::links::{
@@ -76,12 +77,6 @@ fn told(effects: &[Effect]) -> Vec<&ToQuorum> {
         _ => None,
     };
     effects.iter().filter_map(message).collect()
-}
-
-fn encoded(encode: impl FnOnce(&mut bytes::BytesMut)) -> Frame {
-    let mut out = bytes::BytesMut::new();
-    encode(&mut out);
-    Frame::from(out.freeze())
 }
 
 /// A shard with a welcomed link to the leader, of term 2.

@@ -6,8 +6,9 @@
 mod ensemble;
 mod told;
 
-use bytes::BytesMut;
-use ensemble::client::{self, Heard, PERSISTENT};
+use std::ops::Deref;
+
+use ensemble::client::{self, Heard, PERSISTENT, encoded};
 use ensemble::prng::Prng;
 use ensemble::{CLUSTER_ID, CONFIG_HASH, Options, SHAPES, ms};
 use quorate_peer::links::Port;
@@ -17,7 +18,7 @@ use quorate_wire::Frame;
 use quorate_wire::jute::opcode;
 use quorate_wire::jute::txn::encode_header;
 use quorate_wire::native::hello::{Hello, Purpose, Status, VERSION_MAX, Welcome};
-use quorate_wire::native::packet::{encode_to_leader, encode_to_learner};
+use quorate_wire::native::packet::{to_leader_frame, to_learner_frame};
 use quorate_wire::native::proposal::ProposalEncoder;
 use quorate_wire::native::request::ForwardedRequest;
 use told::Told;
@@ -32,23 +33,9 @@ fn with_absent_observer(seed: u64, shape: ensemble::Shape) -> (Told, usize) {
     (e, leader)
 }
 
-fn bytes(encode: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
-    let mut out = BytesMut::new();
-    encode(&mut out);
-    out.to_vec()
-}
-
-fn hello(purpose: Purpose) -> Vec<u8> {
+fn hello(purpose: Purpose) -> Frame {
     let hello = Hello::ours(ServerId(4), purpose, CONFIG_HASH, CLUSTER_ID);
-    bytes(|out| hello.encode(out))
-}
-
-fn to_leader(packet: &ToLeader<Frame>) -> Vec<u8> {
-    bytes(|out| encode_to_leader(packet, out))
-}
-
-fn to_learner(packet: &ToLearner<Frame>) -> Vec<u8> {
-    bytes(|out| encode_to_learner(packet, out))
+    encoded(|out| hello.encode(out))
 }
 
 fn garbage(prng: &mut Prng) -> Vec<u8> {
@@ -57,13 +44,27 @@ fn garbage(prng: &mut Prng) -> Vec<u8> {
 }
 
 /// What the absent observer says on the way to the leader's service, step by step.
-fn observers_steps() -> Vec<Vec<u8>> {
+fn observers_steps() -> Vec<Frame> {
     vec![
         hello(Purpose::Learner),
-        to_leader(&ToLeader::ObserverInfo { sid: ServerId(4), accepted_epoch: Epoch::new(1) }),
-        to_leader(&ToLeader::AckEpoch { current_epoch: None, last_zxid: Zxid::ZERO }),
-        to_leader(&ToLeader::Ack { zxid: Epoch::new(1).start() }),
+        to_leader_frame(&ToLeader::ObserverInfo {
+            sid: ServerId(4),
+            accepted_epoch: Epoch::new(1),
+        }),
+        to_leader_frame(&ToLeader::AckEpoch { current_epoch: None, last_zxid: Zxid::ZERO }),
+        to_leader_frame(&ToLeader::Ack { zxid: Epoch::new(1).start() }),
     ]
+}
+
+/// A connection on which these steps were said and taken.
+fn speak(e: &mut Told, server: usize, port: Port, steps: &[Frame]) -> usize {
+    let raw = e.raw(server, port);
+    for step in steps {
+        e.raw_send(raw, step);
+        e.run_for(ms(10));
+        assert!(!e.raw_closed(raw), "{} steps: {}", steps.len(), e.state());
+    }
+    raw
 }
 
 /// The ensemble goes on as if nothing had happened.
@@ -77,20 +78,17 @@ fn assert_undisturbed(e: &mut Told, leader: usize) {
 }
 
 /// Sends `bad` after each number of steps; each time one connection and one line must be the price.
-fn after_each_step(port: Port, steps: &[Vec<u8>], bad: impl Fn(&mut Prng) -> Vec<u8>) {
+fn after_each_step<B>(port: Port, steps: &[Frame], bad: impl Fn(&mut Prng) -> B)
+where
+    B: Deref<Target = [u8]>,
+{
     for shape in SHAPES {
         let (mut e, leader) = with_absent_observer(1, shape);
         let mut prng = Prng::new(5);
         for taken in 0..=steps.len() {
             e.notices.clear();
-            let raw = e.raw(leader, port);
-            for step in &steps[..taken] {
-                e.raw_send(raw, step);
-                e.run_for(ms(10));
-                assert!(!e.raw_closed(raw), "step {taken}: {}", e.state());
-            }
-            let bytes = bad(&mut prng);
-            e.raw_send(raw, &bytes);
+            let raw = speak(&mut e, leader, port, &steps[..taken]);
+            e.raw_send(raw, &bad(&mut prng));
             e.run_until("it is closed", |e| e.raw_closed(raw));
             e.run_for(ms(10));
             assert_eq!(e.warnings().len(), 1, "step {taken}: {:?}", e.warnings());
@@ -107,7 +105,8 @@ fn garbage_costs_a_learners_connection_in_every_state() {
 #[test]
 fn a_flipped_bit_costs_a_learners_connection_in_every_state() {
     after_each_step(Port::Quorum, &observers_steps(), |_| {
-        let mut bytes = to_leader(&ToLeader::Ping { round: 1, touched: Frame::default() });
+        let ping = ToLeader::Ping { round: 1, touched: Frame::default() };
+        let mut bytes = to_leader_frame(&ping).to_vec();
         bytes[34] ^= 1;
         bytes
     });
@@ -123,7 +122,7 @@ fn an_oversized_length_costs_a_learners_connection_at_its_first_bytes() {
 #[test]
 fn a_leaders_packet_costs_a_learners_connection() {
     after_each_step(Port::Quorum, &observers_steps(), |_| {
-        to_learner(&ToLearner::Commit { zxid: Zxid::new(Epoch::new(9), 9) })
+        to_learner_frame(&ToLearner::Commit { zxid: Zxid::new(Epoch::new(9), 9) })
     });
 }
 
@@ -134,7 +133,7 @@ fn garbage_costs_an_election_connection_in_every_state() {
 
 #[test]
 fn garbage_costs_a_clients_connection_in_every_state() {
-    let steps = [client::connect(SessionId(0), &[0; 16], 4000, 0).to_vec()];
+    let steps = [client::connect(SessionId(0), &[0; 16], 4000, 0)];
     after_each_step(Port::Client, &steps, |_| vec![0xff; 64]);
     // A header that is too short; a length beyond jute.maxbuffer.
     after_each_step(Port::Client, &steps, |_| vec![0, 0, 0, 3, 1, 2, 3]);
@@ -163,13 +162,9 @@ fn a_forwarded_request_that_cannot_be_read_costs_the_learner() {
         let (mut e, leader) = with_absent_observer(1, shape);
         for payload in [vec![1, 2, 3], vec![0xff; 40]] {
             e.notices.clear();
-            let raw = e.raw(leader, Port::Quorum);
-            for step in observers_steps() {
-                e.raw_send(raw, &step);
-                e.run_for(ms(10));
-            }
+            let raw = speak(&mut e, leader, Port::Quorum, &observers_steps());
             let request = ToLeader::Request(Frame::copy_from(&payload));
-            e.raw_send(raw, &to_leader(&request));
+            e.raw_send(raw, &to_leader_frame(&request));
             e.run_until("it is closed", |e| e.raw_closed(raw));
             e.run_for(ms(10));
             assert_eq!(e.warnings().len(), 1, "{:?}", e.warnings());
@@ -183,11 +178,7 @@ fn whatever_operation_a_learner_forwards_the_order_goes_on() {
     for shape in SHAPES {
         let (mut e, leader) = with_absent_observer(1, shape);
         let mut prng = Prng::new(3);
-        let raw = e.raw(leader, Port::Quorum);
-        for step in observers_steps() {
-            e.raw_send(raw, &step);
-            e.run_for(ms(10));
-        }
+        let raw = speak(&mut e, leader, Port::Quorum, &observers_steps());
         for n in 0..300 {
             let opcodes = [-11, -10, -1, 0, 1, 2, 4, 5, 7, 9, 14, 15, 77, 100, 101];
             let len = prng.below(60);
@@ -199,8 +190,8 @@ fn whatever_operation_a_learner_forwards_the_order_goes_on() {
                 ids: Vec::new(),
                 body: Frame::copy_from(&body),
             };
-            let payload = Frame::copy_from(&bytes(|out| request.encode(out)));
-            e.raw_send(raw, &to_leader(&ToLeader::Request(payload)));
+            let payload = encoded(|out| request.encode(out));
+            e.raw_send(raw, &to_leader_frame(&ToLeader::Request(payload)));
         }
         e.run_for(ms(500));
         assert_undisturbed(&mut e, leader);
@@ -255,7 +246,7 @@ fn a_server_of_another_ensemble_or_with_another_list_is_refused() {
         for (hello, expected) in strange {
             e.notices.clear();
             let raw = e.raw(leader, Port::Quorum);
-            e.raw_send(raw, &bytes(|out| hello.encode(out)));
+            e.raw_send(raw, &encoded(|out| hello.encode(out)));
             e.run_until("it is closed", |e| e.raw_closed(raw));
             let welcome = Welcome::decode(e.raw_heard(raw)).expect("an answer");
             assert_eq!(welcome.status, expected);
@@ -276,7 +267,7 @@ fn fall_for_an_impostor(e: &mut Told, leader: usize, follower: usize) -> usize {
     let raw = e.raw_count() - 1;
     let sid = ServerId(leader as u64 + 1);
     let welcome = Welcome { version: VERSION_MAX, sid, status: Status::Welcome };
-    e.raw_send(raw, &bytes(|out| welcome.encode(out)));
+    e.raw_send(raw, &encoded(|out| welcome.encode(out)));
     raw
 }
 
@@ -287,9 +278,9 @@ fn proposal(zxid: Zxid, committed: Zxid, body: &[u8]) -> Frame {
 }
 
 /// A transaction's header as it should be, and a record.
-fn txn(zxid: Zxid, kind: i32, record: &[u8]) -> Vec<u8> {
+fn txn(zxid: Zxid, kind: i32, record: &[u8]) -> Frame {
     let header = TxnHeader { session: SessionId(7), cxid: 1, zxid, time: 5, kind };
-    bytes(|out| {
+    encoded(|out| {
         encode_header(&header, out);
         out.extend_from_slice(record);
     })
@@ -299,60 +290,62 @@ fn txn(zxid: Zxid, kind: i32, record: &[u8]) -> Vec<u8> {
 fn a_leader_that_lies_costs_its_link_and_not_the_server() {
     let epoch = Epoch::new(1);
     let at = |last: Zxid, n: u32| Zxid::new(last.epoch(), last.counter() + n);
-    type Lie = Box<dyn Fn(Zxid) -> Vec<u8>>;
-    let diff = move |last: Zxid| to_learner(&ToLearner::Diff { zxid: last });
-    let proposing = move |last: Zxid, frame: Frame| {
-        let mut bytes = diff(last);
-        bytes.extend_from_slice(&frame);
-        bytes
+    type Lie = Box<dyn Fn(Zxid) -> Vec<Frame>>;
+    // In a stream that begins as it should.
+    let behind_diff = move |last: Zxid, frame: Frame| {
+        vec![to_learner_frame(&ToLearner::Diff { zxid: last }), frame]
     };
     let lies: Vec<(&str, Lie)> = vec![
-        ("garbage", Box::new(|_| vec![0xaa; 64])),
-        ("a learner's packet", Box::new(|last| to_leader(&ToLeader::Ack { zxid: last }))),
+        ("garbage", Box::new(|_| vec![Frame::copy_from(&[0xaa; 64])])),
+        (
+            "a learner's packet",
+            Box::new(|last| vec![to_leader_frame(&ToLeader::Ack { zxid: last })]),
+        ),
         (
             "a commit before the plan",
-            Box::new(|last| to_learner(&ToLearner::Commit { zxid: last })),
+            Box::new(|last| vec![to_learner_frame(&ToLearner::Commit { zxid: last })]),
         ),
-        ("a truncation below the commits", {
-            Box::new(|_| to_learner(&ToLearner::Trunc { zxid: Zxid::ZERO }))
-        }),
+        (
+            "a truncation below the commits",
+            Box::new(|_| vec![to_learner_frame(&ToLearner::Trunc { zxid: Zxid::ZERO })]),
+        ),
         (
             "a header that names another zxid",
             Box::new(move |last| {
                 let body = txn(at(last, 7), opcode::ERROR, &1i32.to_be_bytes());
-                proposing(last, proposal(at(last, 1), Zxid::ZERO, &body))
+                behind_diff(last, proposal(at(last, 1), Zxid::ZERO, &body))
             }),
         ),
         (
             "a record that ends early",
             Box::new(move |last| {
                 let body = txn(at(last, 1), opcode::CREATE, &[0, 0, 0, 9, 1]);
-                proposing(last, proposal(at(last, 1), Zxid::ZERO, &body))
+                behind_diff(last, proposal(at(last, 1), Zxid::ZERO, &body))
             }),
         ),
         (
             "a type that does not exist",
             Box::new(move |last| {
                 let body = txn(at(last, 1), 4711, &[]);
-                proposing(last, proposal(at(last, 1), Zxid::ZERO, &body))
+                behind_diff(last, proposal(at(last, 1), Zxid::ZERO, &body))
             }),
         ),
         (
             "no header at all",
-            Box::new(move |last| proposing(last, proposal(at(last, 1), Zxid::ZERO, &[1, 2, 3]))),
+            Box::new(move |last| behind_diff(last, proposal(at(last, 1), Zxid::ZERO, &[1, 2, 3]))),
         ),
         (
             "a gap",
             Box::new(move |last| {
                 let body = txn(at(last, 5), opcode::ERROR, &1i32.to_be_bytes());
-                proposing(last, proposal(at(last, 5), Zxid::ZERO, &body))
+                behind_diff(last, proposal(at(last, 5), Zxid::ZERO, &body))
             }),
         ),
         (
             "a commit beyond itself",
             Box::new(move |last| {
                 let body = txn(at(last, 1), opcode::ERROR, &1i32.to_be_bytes());
-                proposing(last, proposal(at(last, 1), at(last, 9), &body))
+                behind_diff(last, proposal(at(last, 1), at(last, 9), &body))
             }),
         ),
         (
@@ -360,35 +353,28 @@ fn a_leader_that_lies_costs_its_link_and_not_the_server() {
             Box::new(move |last| {
                 let body = txn(at(last, 1), opcode::ERROR, &1i32.to_be_bytes());
                 let inner = proposal(at(last, 1), at(last, 9), &body);
-                let mut bytes = diff(last);
-                bytes.extend(to_learner(&ToLearner::Inform { zxid: at(last, 1), txn: inner }));
-                bytes
+                let inform = ToLearner::Inform { zxid: at(last, 1), txn: inner };
+                behind_diff(last, to_learner_frame(&inform))
             }),
         ),
         (
             "uptodate before newleader",
             Box::new(move |last| {
-                let mut bytes = diff(last);
-                bytes.extend(to_learner(&ToLearner::UpToDate { committed: last }));
-                bytes
+                behind_diff(last, to_learner_frame(&ToLearner::UpToDate { committed: last }))
             }),
         ),
         (
             "newleader of another epoch",
             Box::new(move |last| {
-                let mut bytes = diff(last);
                 let zxid = Epoch::new(9).start();
-                bytes.extend(to_learner(&ToLearner::NewLeader { zxid }));
-                bytes
+                behind_diff(last, to_learner_frame(&ToLearner::NewLeader { zxid }))
             }),
         ),
         (
             "a piece of no snapshot",
             Box::new(move |last| {
-                let mut bytes = diff(last);
                 let chunk = ToLearner::SnapChunk { bytes: Frame::copy_from(&[1; 50]), last: true };
-                bytes.extend(to_learner(&chunk));
-                bytes
+                behind_diff(last, to_learner_frame(&chunk))
             }),
         ),
     ];
@@ -400,12 +386,13 @@ fn a_leader_that_lies_costs_its_link_and_not_the_server() {
             assert_eq!(e.ask(c, |xid| client::create(xid, "/a", b"", PERSISTENT)).err, 0);
             e.run_until("level", |e| e.tree(follower).applied() == e.tree(leader).applied());
             let raw = fall_for_an_impostor(&mut e, leader, follower);
-            e.raw_send(raw, &to_learner(&ToLearner::LeaderInfo { epoch }));
+            e.raw_send(raw, &to_learner_frame(&ToLearner::LeaderInfo { epoch }));
             e.run_for(ms(20));
             let last = e.tree(follower).applied();
             e.notices.clear();
             e.impostor = None;
-            e.raw_send(raw, &lie(last));
+            let bytes: Vec<u8> = lie(last).iter().flat_map(|frame| frame.to_vec()).collect();
+            e.raw_send(raw, &bytes);
             e.run_until(name, |e| e.raw_closed(raw));
             e.run_for(ms(1));
             let mine = e.notices.iter().filter(|(at, notice)| {
@@ -428,11 +415,11 @@ fn a_snapshot_that_breaks_off_leaves_the_old_history() {
         e.run_until("level", |e| e.tree(follower).applied() == e.tree(leader).applied());
         let last = e.tree(follower).applied();
         let raw = fall_for_an_impostor(&mut e, leader, follower);
-        e.raw_send(raw, &to_learner(&ToLearner::LeaderInfo { epoch: Epoch::new(1) }));
+        e.raw_send(raw, &to_learner_frame(&ToLearner::LeaderInfo { epoch: Epoch::new(1) }));
         e.run_for(ms(20));
-        e.raw_send(raw, &to_learner(&ToLearner::Snap { zxid: last }));
+        e.raw_send(raw, &to_learner_frame(&ToLearner::Snap { zxid: last }));
         let chunk = ToLearner::SnapChunk { bytes: Frame::copy_from(&[]), last: false };
-        e.raw_send(raw, &to_learner(&chunk));
+        e.raw_send(raw, &to_learner_frame(&chunk));
         e.run_for(ms(20));
         e.impostor = None;
         e.raw_send(raw, &[0; 64]);

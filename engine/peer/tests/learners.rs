@@ -6,19 +6,10 @@ mod ensemble;
 mod told;
 
 use ensemble::client::{self, Heard, PERSISTENT};
-use ensemble::{Options, SHAPES, Shape, ms};
+use ensemble::{Ensemble, Options, SHAPES, Shape, ms};
 use quorate_peer::Limits;
-use told::Told;
-
-fn tell(options: impl Fn(Shape) -> Options, story: impl Fn(&mut Told, usize)) {
-    for shape in SHAPES {
-        for seed in 1..4 {
-            let mut e = Told::start(Options { seed, ..options(shape) });
-            let leader = e.await_leader();
-            story(&mut e, leader);
-        }
-    }
-}
+use quorate_peer::znode::ZnodeMachine;
+use told::{Told, tell};
 
 /// A window of one proposal: what is older comes from the log.
 fn without_window(shape: Shape) -> Options {
@@ -41,14 +32,12 @@ fn outgrow(e: &mut Told, server: usize) {
     fill(e, server, 36, 14_000);
 }
 
-fn noticed(e: &Told, text: &str) -> usize {
+fn noticed(e: &Ensemble<ZnodeMachine>, text: &str) -> usize {
     e.notices.iter().filter(|(_, notice)| notice.text.contains(text)).count()
 }
 
-fn await_notice(e: &mut Told, text: &'static str, more_than: usize) {
-    e.run_until(text, move |e| {
-        e.notices.iter().filter(|(_, notice)| notice.text.contains(text)).count() > more_than
-    });
+fn await_notice(e: &mut Told, text: &str, more_than: usize) {
+    e.run_until(text, |e| noticed(e, text) > more_than);
 }
 
 /// Writes that reach the leader's own log and nobody else; the leader then dies.
@@ -220,11 +209,7 @@ fn during_a_snapshot(fault: impl Fn(&mut Told, usize, usize)) {
             await_notice(&mut e, "Snap ", 0);
             e.run_for(std::time::Duration::from_micros(100) * (6 * step * step));
             fault(&mut e, leader, away);
-            for at in 0..3 {
-                if !e.servers[at].up {
-                    e.start(at);
-                }
-            }
+            e.start_all();
             e.run_until("level", |e| e.is_level());
             let leader = e.leader().expect("level");
             fill(&mut e, leader, 3, 10);
@@ -433,9 +418,7 @@ fn own_snapshots_are_taken_while_writes_go_on_and_restarts_begin_from_them() {
         for at in 0..3 {
             e.crash(at);
         }
-        for at in 0..3 {
-            e.start(at);
-        }
+        e.start_all();
         e.run_until("level", |e| e.is_level());
         assert!(noticed(e, "state restored") >= 3);
         assert_eq!(

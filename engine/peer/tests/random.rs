@@ -116,13 +116,7 @@ impl Run {
         match self.prng.below(13) {
             0 => self.e.crash(at),
             1 if self.e.servers[at].up => self.e.kill(at),
-            2..=5 => {
-                for at in 0..count {
-                    if !self.e.servers[at].up {
-                        self.e.start(at);
-                    }
-                }
-            }
+            2..=5 => self.e.start_all(),
             6 if at != other => self.e.cut(at, other),
             7 if at != other => self.e.reset(at, other),
             8 if at != other => self.e.hold(at, other, true),
@@ -260,10 +254,8 @@ impl Run {
         self.e.mend();
         for at in 0..self.e.servers.len() {
             self.e.servers[at].disk_held = false;
-            if !self.e.servers[at].up {
-                self.e.start(at);
-            }
         }
+        self.e.start_all();
         self.e.run_until("all are level", |e| e.is_level());
         let leader = self.e.leader().expect("level");
         for server in 0..self.e.servers.len() {

@@ -6,7 +6,7 @@ mod ensemble;
 mod told;
 
 use ensemble::client::{self, EPHEMERAL, Heard, PERSISTENT};
-use ensemble::{Options, SHAPES, ms};
+use ensemble::{Options, ms};
 use quorate_peer::Limits;
 use quorate_peer::links::Port;
 use quorate_proto::SessionId;
@@ -16,19 +16,8 @@ use quorate_wire::Frame;
 use quorate_wire::jute::client::{ClientRequest, EventKind, decode_data_and_stat};
 use told::Told;
 
-/// Tells a story in each shape, with a few orders of events.
 fn tell(voters: usize, story: impl Fn(&mut Told, usize)) {
-    tell_with(|shape| Options::new(shape, voters), story);
-}
-
-fn tell_with(options: impl Fn(ensemble::Shape) -> Options, story: impl Fn(&mut Told, usize)) {
-    for shape in SHAPES {
-        for seed in 1..4 {
-            let mut e = Told::start(Options { seed, ..options(shape) });
-            let leader = e.await_leader();
-            story(&mut e, leader);
-        }
-    }
+    told::tell(|shape| Options::new(shape, voters), story);
 }
 
 fn value(body: &[u8]) -> String {
@@ -336,7 +325,7 @@ fn outstanding_and_pipeline_limits_pause_clients_and_lose_nothing() {
         let limits = Limits { outstanding_max: 3, pipeline_max: 4, ..options.limits };
         Options { limits, ..options }
     };
-    tell_with(options, |e, leader| {
+    told::tell(options, |e, leader| {
         let follower = (leader + 1) % 3;
         e.run_for(ms(10));
         let clients = [e.open(leader), e.open(follower), e.open(leader)];

@@ -112,14 +112,14 @@ impl Client {
     }
 }
 
-fn bytes(encode: impl FnOnce(&mut BytesMut)) -> Frame {
+pub(crate) fn encoded(encode: impl FnOnce(&mut BytesMut)) -> Frame {
     let mut out = BytesMut::new();
     encode(&mut out);
     Frame::from(out.freeze())
 }
 
 pub(crate) fn connect(session: SessionId, password: &[u8], timeout_ms: i32, seen: i64) -> Frame {
-    bytes(|out| {
+    encoded(|out| {
         ConnectRequest {
             protocol_version: 0,
             last_zxid_seen: Zxid::from_u64(seen as u64),
@@ -137,37 +137,37 @@ pub(crate) const EPHEMERAL: i32 = 1;
 
 pub(crate) fn create(xid: i32, path: &str, data: &[u8], flags: i32) -> Frame {
     let acl = [Acl::open()];
-    bytes(|out| jute::encode_create(xid, path.as_bytes(), Some(data), &acl, flags, false, out))
+    encoded(|out| jute::encode_create(xid, path.as_bytes(), Some(data), &acl, flags, false, out))
 }
 
 pub(crate) fn set(xid: i32, path: &str, data: &[u8]) -> Frame {
-    bytes(|out| jute::encode_set_data(xid, path.as_bytes(), Some(data), -1, out))
+    encoded(|out| jute::encode_set_data(xid, path.as_bytes(), Some(data), -1, out))
 }
 
 pub(crate) fn delete(xid: i32, path: &str) -> Frame {
-    bytes(|out| jute::encode_delete(xid, path.as_bytes(), -1, out))
+    encoded(|out| jute::encode_delete(xid, path.as_bytes(), -1, out))
 }
 
 pub(crate) fn get(xid: i32, path: &str, watch: bool) -> Frame {
-    bytes(|out| jute::encode_get_data(xid, path.as_bytes(), watch, out))
+    encoded(|out| jute::encode_get_data(xid, path.as_bytes(), watch, out))
 }
 
 pub(crate) fn exists(xid: i32, path: &str, watch: bool) -> Frame {
-    bytes(|out| jute::encode_exists(xid, path.as_bytes(), watch, out))
+    encoded(|out| jute::encode_exists(xid, path.as_bytes(), watch, out))
 }
 
 pub(crate) fn sync(xid: i32, path: &str) -> Frame {
-    bytes(|out| jute::encode_sync(xid, path.as_bytes(), out))
+    encoded(|out| jute::encode_sync(xid, path.as_bytes(), out))
 }
 
 pub(crate) fn ping() -> Frame {
-    bytes(jute::encode_ping)
+    encoded(jute::encode_ping)
 }
 
 pub(crate) fn close(xid: i32) -> Frame {
-    bytes(|out| jute::encode_close_session(xid, out))
+    encoded(|out| jute::encode_close_session(xid, out))
 }
 
 pub(crate) fn request(xid: i32, request: &jute::ClientRequest<'_>) -> Frame {
-    bytes(|out| jute::encode_request(xid, request, out))
+    encoded(|out| jute::encode_request(xid, request, out))
 }

@@ -318,6 +318,15 @@ impl<M: StateMachine> Ensemble<M> {
         }
     }
 
+    /// Starts every server that is down.
+    pub(crate) fn start_all(&mut self) {
+        for at in 0..self.servers.len() {
+            if !self.servers[at].up {
+                self.start(at);
+            }
+        }
+    }
+
     fn group_of(&self, message: &Message) -> usize {
         if self.options.shape == Shape::Whole {
             return 0;
@@ -872,13 +881,19 @@ impl<M: StateMachine> Ensemble<M> {
     }
 
     fn net(&mut self, server: usize, shard: u16, input: NetInput) {
+        let group = self.hear(server, shard, input);
+        self.drain(server, group);
+    }
+
+    /// A shard hears of something on its network; the group that it lives in.
+    fn hear(&mut self, server: usize, shard: u16, input: NetInput) -> usize {
         let group = match self.options.shape {
             Shape::Whole => 0,
             Shape::Split => usize::from(shard),
         };
         let now = self.now;
         self.servers[server].groups[group].handle_net(now, shard, input);
-        self.drain(server, group);
+        group
     }
 
     // --- outputs -------------------------------------------------------------------------------
@@ -958,23 +973,12 @@ impl<M: StateMachine> Ensemble<M> {
                     way.notify_below = Some(below);
                     if way.queued < below {
                         way.notify_below = None;
-                        // At the earliest in the next turn, as a driver does it.
-                        let shard = key.shard;
-                        self.later(at, shard, key);
+                        // The queue is short already: the shard hears of it behind what it sent.
+                        self.hear(at, key.shard, NetInput::Writable(key));
                     }
                 }
             }
         }
-    }
-
-    fn later(&mut self, at: usize, shard: u16, key: ConnKey) {
-        // The queue is short already: the shard hears of it now, behind what it has sent.
-        let now = self.now;
-        let group = match self.options.shape {
-            Shape::Whole => 0,
-            Shape::Split => usize::from(shard),
-        };
-        self.servers[at].groups[group].handle_net(now, shard, NetInput::Writable(key));
     }
 
     pub(crate) fn deliver(&mut self, at: usize, message: Message) {

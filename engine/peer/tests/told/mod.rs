@@ -7,7 +7,18 @@ use quorate_peer::znode::ZnodeMachine;
 use quorate_wire::Frame;
 
 use crate::ensemble::client::Heard;
-use crate::ensemble::{Ensemble, Options};
+use crate::ensemble::{Ensemble, Options, SHAPES, Shape};
+
+/// Tells a story in each shape, with a few orders of events.
+pub(crate) fn tell(options: impl Fn(Shape) -> Options, story: impl Fn(&mut Told, usize)) {
+    for shape in SHAPES {
+        for seed in 1..4 {
+            let mut e = Told::start(Options { seed, ..options(shape) });
+            let leader = e.await_leader();
+            story(&mut e, leader);
+        }
+    }
+}
 
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
