@@ -32,9 +32,6 @@ const FIXED_LEN: usize = 512 * 1024;
 /// The longest single read or write the kernel executes (MAX_RW_COUNT).
 const TRANSFER_MAX: usize = 0x7fff_f000;
 
-/// Times of syncs kept for an owner that does not take them.
-const SYNC_TIMES_MAX: usize = 4096;
-
 /// How long a drop waits for the disk before it gives the memory up.
 const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -94,7 +91,6 @@ pub struct DiskRing {
     ready: Vec<DiskDone>,
     under_way: usize,
     queued: usize,
-    sync_times: Vec<(OpId, Duration)>,
     completions: Vec<Completion>,
 }
 
@@ -121,14 +117,13 @@ struct DiskFile {
 #[derive(Debug)]
 struct Flight {
     id: OpId,
-    started: Instant,
     job: Job,
 }
 
 #[derive(Debug)]
 enum Job {
     Open { file: FileId, path: CString, mode: OpenMode, direct: bool },
-    Write { file: FileId, offset: u64, len: usize, sync: bool, buffer: WriteBuffer },
+    Write { file: FileId, offset: u64, len: usize, buffer: WriteBuffer },
     Allocate { file: FileId, len: u64 },
     Sync { file: FileId },
     Read { file: FileId, read: Read },
@@ -186,7 +181,6 @@ impl DiskRing {
             ready: Vec::new(),
             under_way: 0,
             queued: 0,
-            sync_times: Vec::new(),
             completions: Vec::new(),
         })
     }
@@ -264,12 +258,6 @@ impl DiskRing {
     /// Whether the thread may wait for the bell; asked after the bell is armed, as its last look.
     pub fn may_sleep(&self) -> bool {
         self.ready.is_empty() && self.ring.may_sleep()
-    }
-
-    /// How long the durable writes and syncs took that were reported since the last call: from
-    /// the moment they were given to the ring until their completion was seen.
-    pub fn take_sync_times(&mut self) -> std::vec::Drain<'_, (OpId, Duration)> {
-        self.sync_times.drain(..)
     }
 
     /// Whether files are opened with `O_DIRECT` when storage asks for it.
@@ -452,7 +440,7 @@ impl DiskRing {
         };
         // SAFETY: the buffer holds `len` bytes at an address that does not change; it stays in the
         // job, or taken from the pool, until the write is done.
-        unsafe { self.fly_file(id, Job::Write { file, offset, len, sync, buffer }, entry) };
+        unsafe { self.fly_file(id, Job::Write { file, offset, len, buffer }, entry) };
     }
 
     fn read(&mut self, id: OpId, file: FileId, read: Read) {
@@ -516,20 +504,19 @@ impl DiskRing {
             flights.push(None);
             flights.len() - 1
         });
-        flights[index] = Some(Flight { id, started: Instant::now(), job });
+        flights[index] = Some(Flight { id, job });
         self.under_way += 1;
         // SAFETY: the caller's promise; a flight is dropped only when its completion is handled.
         unsafe { self.ring.push(entry.user_data(index as u64)) };
     }
 
     fn handle(&mut self, completion: Completion) {
-        let flight = usize::try_from(completion.user_data)
+        let Flight { id, job } = usize::try_from(completion.user_data)
             .ok()
             .and_then(|index| self.memory.flights.get_mut(index))
             .and_then(Option::take)
             .expect("every completion is of an operation under way");
         self.under_way -= 1;
-        let Flight { id, started, job } = flight;
         let result = match completion.result {
             errno @ ..0 => Err(-errno),
             count => Ok(count.cast_unsigned()),
@@ -538,19 +525,19 @@ impl DiskRing {
         if let Some(file) = file.and_then(|file| self.files.get_mut(&file)) {
             file.busy = false;
         }
-        self.land(id, started, job, result);
+        self.land(id, job, result);
         if let Some(file) = file {
             self.start_next(file);
         }
     }
 
     /// Reports the outcome, or begins the operation's next step.
-    fn land(&mut self, id: OpId, started: Instant, job: Job, result: Result<u32, i32>) {
+    fn land(&mut self, id: OpId, job: Job, result: Result<u32, i32>) {
         match job {
             Job::Open { file, path, mode, direct } => {
                 self.land_open(id, file, path, mode, direct, result);
             }
-            Job::Write { file, offset, len, sync, buffer } => {
+            Job::Write { file, offset, len, buffer } => {
                 if let WriteBuffer::Fixed(index) = buffer {
                     self.memory.pool.give_back(index);
                 }
@@ -559,17 +546,11 @@ impl DiskRing {
                     Ok(count) if count as usize != len => Err(libc::EIO),
                     result => result,
                 };
-                if sync {
-                    self.note_sync_time(id, started);
-                }
                 self.land_final(id, file, result, |path| {
                     format!("write {len} bytes at {offset} of {path}")
                 });
             }
-            Job::Sync { file } => {
-                self.note_sync_time(id, started);
-                self.land_final(id, file, result, |path| format!("sync {path}"));
-            }
+            Job::Sync { file } => self.land_final(id, file, result, |path| format!("sync {path}")),
             Job::Allocate { file, len } => {
                 let path = self.path(file);
                 let result = self.land_allocate(file, len, result);
@@ -668,12 +649,6 @@ impl DiskRing {
 
     fn path(&self, file: FileId) -> String {
         self.files.get(&file).map(|file| file.path.clone()).unwrap_or_default()
-    }
-
-    fn note_sync_time(&mut self, id: OpId, started: Instant) {
-        if self.sync_times.len() < SYNC_TIMES_MAX {
-            self.sync_times.push((id, started.elapsed()));
-        }
     }
 
     fn report_done(&mut self, id: OpId, result: Result<u32, i32>, what: impl FnOnce() -> String) {
