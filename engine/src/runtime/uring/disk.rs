@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -546,27 +547,24 @@ impl DiskRing {
                     Ok(count) if count as usize != len => Err(libc::EIO),
                     result => result,
                 };
-                self.land_final(id, file, result, |path| {
-                    format!("write {len} bytes at {offset} of {path}")
-                });
+                self.land_final(id, file, result, format_args!("write {len} bytes at {offset} of"));
             }
-            Job::Sync { file } => self.land_final(id, file, result, |path| format!("sync {path}")),
+            Job::Sync { file } => self.land_final(id, file, result, format_args!("sync")),
             Job::Allocate { file, len } => {
-                let path = self.path(file);
                 let result = self.land_allocate(file, len, result);
-                self.report_done(id, result, || format!("allocate {len} bytes of {path}"));
+                self.report_about(id, file, result, format_args!("allocate {len} bytes of"));
             }
             Job::Read { file, read } => self.land_read(id, file, read, result),
             Job::Rename { from, to } => {
-                self.report_done(id, result, || format!("rename {from:?} to {to:?}"));
+                self.report(id, outcome(result, format_args!("rename {from:?} to {to:?}")));
             }
             Job::Remove { path } => {
                 let result = if result == Err(libc::ENOENT) { Ok(0) } else { result };
-                self.report_done(id, result, || format!("remove {path:?}"));
+                self.report(id, outcome(result, format_args!("remove {path:?}")));
             }
             Job::SyncDir => {
-                let dir_path = self.dir_path.clone();
-                self.report_done(id, result, || format!("sync directory {dir_path:?}"));
+                let dir_path = &self.dir_path;
+                self.report(id, outcome(result, format_args!("sync directory {dir_path:?}")));
             }
         }
     }
@@ -595,7 +593,7 @@ impl DiskRing {
                 // The kernel creates the file before it asks whether O_DIRECT is possible.
                 self.open(id, file, path, mode, false, 0);
             }
-            Err(_) => self.land_final(id, file, result, |path| format!("open {path}")),
+            Err(_) => self.land_final(id, file, result, format_args!("open")),
         }
     }
 
@@ -605,13 +603,12 @@ impl DiskRing {
         id: OpId,
         file: FileId,
         result: Result<u32, i32>,
-        what: impl FnOnce(&str) -> String,
+        what: fmt::Arguments<'_>,
     ) {
-        let path = self.path(file);
         if let (Err(errno), Some(file)) = (result, self.files.get_mut(&file)) {
             file.failed = Some(errno);
         }
-        self.report_done(id, result, || what(&path));
+        self.report_about(id, file, result, what);
     }
 
     /// A file system that cannot reserve space is no failure, but the length must be as asked.
@@ -639,21 +636,23 @@ impl DiskRing {
                 }
             }
             Err(libc::EINTR) => self.read(id, file, read),
-            Err(errno) => {
-                let at = read.start + read.skip as u64;
-                let what = format!("read {} bytes at {at} of {}", read.len, self.path(file));
-                self.report(id, Err(DiskError { what, errno }));
+            Err(_) => {
+                let (len, at) = (read.len, read.start + read.skip as u64);
+                self.report_about(id, file, result, format_args!("read {len} bytes at {at} of"));
             }
         }
     }
 
-    fn path(&self, file: FileId) -> String {
-        self.files.get(&file).map(|file| file.path.clone()).unwrap_or_default()
-    }
-
-    fn report_done(&mut self, id: OpId, result: Result<u32, i32>, what: impl FnOnce() -> String) {
-        let result = result.map(|_| DiskOutput::Done);
-        self.report(id, result.map_err(|errno| DiskError { what: what(), errno }));
+    /// Reports an outcome; behind `what` comes the file's path.
+    fn report_about(
+        &mut self,
+        id: OpId,
+        file: FileId,
+        result: Result<u32, i32>,
+        what: fmt::Arguments<'_>,
+    ) {
+        let path = self.files.get(&file).map_or("", |file| &file.path);
+        self.report(id, outcome(result, format_args!("{what} {path}")));
     }
 
     fn report(&mut self, id: OpId, result: Result<DiskOutput, DiskError>) {
@@ -726,6 +725,14 @@ pub(crate) fn copy_parts(parts: &[Frame], buffer: &mut [u8]) -> usize {
         end += part.len();
     }
     end
+}
+
+/// An outcome as it is reported; `what` is made a text only if it is an error.
+fn outcome(result: Result<u32, i32>, what: fmt::Arguments<'_>) -> Result<DiskOutput, DiskError> {
+    match result {
+        Ok(_) => Ok(DiskOutput::Done),
+        Err(errno) => Err(DiskError { what: what.to_string(), errno }),
+    }
 }
 
 /// A path within the data directory, for the kernel; `None` if it leads out of it.
