@@ -91,7 +91,6 @@ pub struct DiskRing {
     registered: bool,
     ready: Vec<DiskDone>,
     under_way: usize,
-    queued: usize,
     completions: Vec<Completion>,
 }
 
@@ -181,7 +180,6 @@ impl DiskRing {
             registered,
             ready: Vec::new(),
             under_way: 0,
-            queued: 0,
             completions: Vec::new(),
         })
     }
@@ -253,7 +251,9 @@ impl DiskRing {
 
     /// Operations submitted and not reported yet, without those that have no outcome.
     pub fn pending(&self) -> usize {
-        self.under_way + self.queued + self.ready.len()
+        let queued = self.files.values().flat_map(|file| &file.queue);
+        let queued = queued.filter(|op| op.id().is_some()).count();
+        self.under_way + queued + self.ready.len()
     }
 
     /// Whether the thread may wait for the bell; asked after the bell is armed, as its last look.
@@ -274,13 +274,12 @@ impl DiskRing {
     // Operations on an open file.
 
     fn enqueue(&mut self, id: FileId, op: DiskOp) {
-        self.queued += usize::from(op.id().is_some());
-        match self.files.get_mut(&id) {
-            Some(file) => {
-                file.queue.push_back(op);
-                self.start_next(id);
-            }
-            None => self.refuse(&op, format!("file {}", id.0), libc::EBADF),
+        if let Some(file) = self.files.get_mut(&id) {
+            file.queue.push_back(op);
+            self.start_next(id);
+        } else if let Some(op) = op.id() {
+            let what = format!("file {}", id.0);
+            self.report(op, Err(DiskError { what, errno: libc::EBADF }));
         }
     }
 
@@ -291,49 +290,39 @@ impl DiskRing {
                 return;
             }
             let Some(op) = file.queue.pop_front() else { return };
-            if matches!(op, DiskOp::Close { .. }) {
+            // Only closing has no outcome.
+            let Some(op_id) = op.id() else {
                 self.files.remove(&id);
                 return;
-            }
-            if let Some(errno) = file.failed {
-                let what = format!("{} (failed before)", file.path);
-                self.refuse(&op, what, errno);
-                continue;
-            }
-            if let Err((op, what, errno)) = self.start(op) {
-                self.refuse(&op, what, errno);
-            }
-        }
-    }
-
-    /// Reports a queued operation as failed without having begun it.
-    fn refuse(&mut self, op: &DiskOp, what: String, errno: i32) {
-        if let Some(id) = op.id() {
-            self.queued -= 1;
-            self.report(id, Err(DiskError { what, errno }));
-        }
-    }
-
-    fn start(&mut self, op: DiskOp) -> Result<(), (DiskOp, String, i32)> {
-        let invalid = |op: DiskOp, what: String| Err((op, what, libc::EINVAL));
-        match op {
-            DiskOp::Open { id, file, ref path, mode, direct } => match relative(path) {
-                Some(path) => self.open(id, file, path, mode, direct && self.direct, libc::O_EXCL),
-                None => {
-                    let what = format!("open {path}");
-                    return invalid(op, what);
+            };
+            let started = match file.failed {
+                None => self.start(op),
+                Some(errno) => {
+                    let what = format!("{} (failed before)", file.path);
+                    Err(DiskError { what, errno })
                 }
-            },
-            DiskOp::Write { id, file, offset, ref parts, len, sync } => {
+            };
+            if let Err(error) = started {
+                self.report(op_id, Err(error));
+            }
+        }
+    }
+
+    fn start(&mut self, op: DiskOp) -> Result<(), DiskError> {
+        match op {
+            DiskOp::Open { id, file, path, mode, direct } => {
+                let path = relative(&path).ok_or_else(|| invalid(format!("open {path}")))?;
+                self.open(id, file, path, mode, direct && self.direct, libc::O_EXCL);
+            }
+            DiskOp::Write { id, file, offset, parts, len, sync } => {
                 let aligned =
                     offset.is_multiple_of(BLOCK_SIZE as u64) && len.is_multiple_of(BLOCK_SIZE);
                 let total: usize = parts.iter().map(|part| part.len()).sum();
                 let direct = self.files[&file].direct;
                 if len == 0 || len > TRANSFER_MAX || total > len || (direct && !aligned) {
-                    let what = format!("write {len} bytes at {offset}, {total} given");
-                    return invalid(op, what);
+                    return Err(invalid(format!("write {len} bytes at {offset}, {total} given")));
                 }
-                let buffer = self.gather(parts, len);
+                let buffer = self.gather(&parts, len);
                 self.write(id, file, offset, len, sync, buffer);
             }
             DiskOp::Allocate { id, file, len } => {
@@ -356,7 +345,6 @@ impl DiskRing {
             | DiskOp::Remove { .. }
             | DiskOp::SyncDir { .. } => unreachable!("not queued on a file, or taken before"),
         }
-        self.queued -= 1;
         Ok(())
     }
 
@@ -459,8 +447,7 @@ impl DiskRing {
 
     fn rename(&mut self, id: OpId, from: &str, to: &str) {
         let (Some(from), Some(to)) = (relative(from), relative(to)) else {
-            let what = format!("rename {from} to {to}");
-            return self.report(id, Err(DiskError { what, errno: libc::EINVAL }));
+            return self.report(id, Err(invalid(format!("rename {from} to {to}"))));
         };
         let dir = types::Fd(self.dir.as_raw_fd());
         let entry = opcode::RenameAt::new(dir, from.as_ptr(), dir, to.as_ptr()).build();
@@ -470,8 +457,7 @@ impl DiskRing {
 
     fn remove(&mut self, id: OpId, path: &str) {
         let Some(path) = relative(path) else {
-            let what = format!("remove {path}");
-            return self.report(id, Err(DiskError { what, errno: libc::EINVAL }));
+            return self.report(id, Err(invalid(format!("remove {path}"))));
         };
         let dir = types::Fd(self.dir.as_raw_fd());
         let entry = opcode::UnlinkAt::new(dir, path.as_ptr()).build();
@@ -725,6 +711,11 @@ pub(crate) fn copy_parts(parts: &[Frame], buffer: &mut [u8]) -> usize {
         end += part.len();
     }
     end
+}
+
+/// The error of an operation that storage may not ask for.
+fn invalid(what: String) -> DiskError {
+    DiskError { what, errno: libc::EINVAL }
 }
 
 /// An outcome as it is reported; `what` is made a text only if it is an error.
