@@ -122,7 +122,7 @@ struct Flight {
 
 #[derive(Debug)]
 enum Job {
-    Open { file: FileId, path: CString, mode: OpenMode, direct: bool },
+    Open { file: FileId, path: CString, flags: i32 },
     Write { file: FileId, offset: u64, len: usize, buffer: WriteBuffer },
     Allocate { file: FileId, len: u64 },
     Sync { file: FileId },
@@ -312,7 +312,8 @@ impl DiskRing {
         match op {
             DiskOp::Open { id, file, path, mode, direct } => {
                 let path = relative(&path).ok_or_else(|| invalid(format!("open {path}")))?;
-                self.open(id, file, path, mode, direct && self.direct, libc::O_EXCL);
+                let direct = if direct && self.direct { libc::O_DIRECT } else { 0 };
+                self.open(id, file, path, open_flags(mode) | libc::O_CLOEXEC | direct);
             }
             DiskOp::Write { id, file, offset, parts, len, sync } => {
                 let aligned =
@@ -353,29 +354,14 @@ impl DiskRing {
         types::Fd(file.expect("opened before anything else, or failed").as_raw_fd())
     }
 
-    /// `exclusive` is `O_EXCL`, or 0 when the first attempt may have created the file.
-    fn open(
-        &mut self,
-        id: OpId,
-        file: FileId,
-        path: CString,
-        mode: OpenMode,
-        direct: bool,
-        exclusive: i32,
-    ) {
-        self.files.get_mut(&file).expect("being opened").direct = direct;
-        let direct_flag = if direct { libc::O_DIRECT } else { 0 };
-        let flags = match mode {
-            OpenMode::Read => libc::O_RDONLY,
-            OpenMode::Write => libc::O_RDWR,
-            OpenMode::CreateNew => libc::O_RDWR | libc::O_CREAT | exclusive,
-        };
+    fn open(&mut self, id: OpId, file: FileId, path: CString, flags: i32) {
+        self.files.get_mut(&file).expect("being opened").direct = flags & libc::O_DIRECT != 0;
         let entry = opcode::OpenAt::new(types::Fd(self.dir.as_raw_fd()), path.as_ptr())
-            .flags(flags | direct_flag | libc::O_CLOEXEC)
+            .flags(flags)
             .mode(0o640)
             .build();
         // SAFETY: the path's bytes are on the heap and stay in the job.
-        unsafe { self.fly_file(id, Job::Open { file, path, mode, direct }, entry) };
+        unsafe { self.fly_file(id, Job::Open { file, path, flags }, entry) };
     }
 
     /// Lays the parts into an aligned buffer and pads them with zeros.
@@ -521,9 +507,7 @@ impl DiskRing {
     /// Reports the outcome, or begins the operation's next step.
     fn land(&mut self, id: OpId, job: Job, result: Result<u32, i32>) {
         match job {
-            Job::Open { file, path, mode, direct } => {
-                self.land_open(id, file, path, mode, direct, result);
-            }
+            Job::Open { file, path, flags } => self.land_open(id, file, path, flags, result),
             Job::Write { file, offset, len, buffer } => {
                 if let WriteBuffer::Fixed(index) = buffer {
                     self.memory.pool.give_back(index);
@@ -560,8 +544,7 @@ impl DiskRing {
         id: OpId,
         file: FileId,
         path: CString,
-        mode: OpenMode,
-        direct: bool,
+        flags: i32,
         result: Result<u32, i32>,
     ) {
         match result {
@@ -573,11 +556,11 @@ impl DiskRing {
                 }
                 self.report(id, Ok(DiskOutput::Done));
             }
-            Err(libc::EINVAL) if direct => {
+            Err(libc::EINVAL) if flags & libc::O_DIRECT != 0 => {
                 tracing::warn!(dir = ?self.dir_path, "the file system refuses unbuffered access");
                 self.direct = false;
                 // The kernel creates the file before it asks whether O_DIRECT is possible.
-                self.open(id, file, path, mode, false, 0);
+                self.open(id, file, path, flags & !(libc::O_DIRECT | libc::O_EXCL));
             }
             Err(_) => self.land_final(id, file, result, format_args!("open")),
         }
@@ -723,6 +706,14 @@ fn outcome(result: Result<u32, i32>, what: fmt::Arguments<'_>) -> Result<DiskOut
     match result {
         Ok(_) => Ok(DiskOutput::Done),
         Err(errno) => Err(DiskError { what: what.to_string(), errno }),
+    }
+}
+
+const fn open_flags(mode: OpenMode) -> i32 {
+    match mode {
+        OpenMode::Read => libc::O_RDONLY,
+        OpenMode::Write => libc::O_RDWR,
+        OpenMode::CreateNew => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
     }
 }
 
