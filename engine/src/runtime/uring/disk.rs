@@ -22,6 +22,7 @@ use quorate_storage::disk::{
 };
 use quorate_wire::Frame;
 
+use super::put;
 use super::ring::{Completion, Ring, RingMode};
 use crate::runtime::pool::{AlignedBuf, FixedPool};
 
@@ -159,10 +160,7 @@ impl DiskRing {
     pub fn new(config: DiskConfig, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let dir = File::open(&config.dir)?;
         let (sq, cq) = (config.sq_entries, 4 * config.sq_entries);
-        let mut ring = match config.mode {
-            None => Ring::new(sq, cq)?,
-            Some(mode) => Ring::in_mode(mode, sq, cq)?,
-        };
+        let mut ring = Ring::open(config.mode, sq, cq)?;
         if let Some(bell) = bell {
             ring.register_eventfd(bell)?;
         }
@@ -264,11 +262,6 @@ impl DiskRing {
     /// Whether files are opened with `O_DIRECT` when storage asks for it.
     pub fn is_direct(&self) -> bool {
         self.direct
-    }
-
-    /// The ring's mode.
-    pub fn mode(&self) -> RingMode {
-        self.ring.mode()
     }
 
     // Operations on an open file.
@@ -472,12 +465,7 @@ impl DiskRing {
     /// # Safety
     /// As `fly_file`.
     unsafe fn fly(&mut self, id: OpId, job: Job, entry: squeue::Entry) {
-        let flights = &mut self.memory.flights;
-        let index = flights.iter().position(Option::is_none).unwrap_or_else(|| {
-            flights.push(None);
-            flights.len() - 1
-        });
-        flights[index] = Some(Flight { id, job });
+        let index = put(&mut self.memory.flights, Flight { id, job });
         self.under_way += 1;
         // SAFETY: the caller's promise; a flight is dropped only when its completion is handled.
         unsafe { self.ring.push(entry.user_data(index as u64)) };

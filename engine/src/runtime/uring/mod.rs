@@ -14,3 +14,13 @@ pub(crate) mod sys;
 pub use disk::{DiskConfig, DiskRing};
 pub use net::{ConnId, NetConfig, NetEvent, NetRing, NetStats};
 pub use ring::{RingMode, UringError, probe};
+
+/// Puts something at the first free index.
+fn put<T>(places: &mut Vec<Option<T>>, item: T) -> usize {
+    let index = places.iter().position(Option::is_none).unwrap_or_else(|| {
+        places.push(None);
+        places.len() - 1
+    });
+    places[index] = Some(item);
+    index
+}

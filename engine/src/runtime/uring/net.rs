@@ -19,6 +19,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use quorate_wire::Frame;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::put;
 use super::receive::{Blocks, GROUP, ReceiveBuffers};
 use super::ring::{Completion, Ring, RingMode, timespec};
 use super::send_queue::{SendQueue, Transmit};
@@ -302,10 +303,7 @@ impl NetRing {
     /// # Errors
     /// When io_uring cannot be used, with cause and remedy in the text.
     pub fn new(config: NetConfig, bell: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut ring = match config.mode {
-            None => Ring::new(config.sq_entries, config.cq_entries)?,
-            Some(mode) => Ring::in_mode(mode, config.sq_entries, config.cq_entries)?,
-        };
+        let mut ring = Ring::open(config.mode, config.sq_entries, config.cq_entries)?;
         ring.register_eventfd(bell)?;
         let buffers = ReceiveBuffers::new(&ring, config.buffers, config.buffer_len)?;
         let limits = Box::new(Limits {
@@ -982,16 +980,6 @@ impl Drop for NetRing {
             tracing::error!("a socket operation could not be cancelled; its memory is kept");
         }
     }
-}
-
-/// Puts something at the first free index.
-fn put<T>(places: &mut Vec<Option<T>>, item: T) -> usize {
-    let index = places.iter().position(Option::is_none).unwrap_or_else(|| {
-        places.push(None);
-        places.len() - 1
-    });
-    places[index] = Some(item);
-    index
 }
 
 /// # Safety

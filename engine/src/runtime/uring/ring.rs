@@ -167,8 +167,16 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring in the best mode that the kernel offers. Lengths are powers of two.
-    pub(super) fn new(sq: u32, cq: u32) -> Result<Self, UringError> {
+    /// A ring in this mode; `None` for the best that the kernel offers. Lengths are powers of two.
+    pub(super) fn open(mode: Option<RingMode>, sq: u32, cq: u32) -> io::Result<Self> {
+        match mode {
+            None => Ok(Self::new(sq, cq)?),
+            Some(mode) => Self::in_mode(mode, sq, cq),
+        }
+    }
+
+    /// A ring in the best mode that the kernel offers.
+    fn new(sq: u32, cq: u32) -> Result<Self, UringError> {
         let mut refused = None;
         for mode in [RingMode::Deferred, RingMode::Cooperative, RingMode::Plain] {
             match Self::in_mode(mode, sq, cq) {
@@ -184,7 +192,7 @@ impl Ring {
     }
 
     /// A ring in one mode.
-    pub(super) fn in_mode(mode: RingMode, sq: u32, cq: u32) -> io::Result<Self> {
+    fn in_mode(mode: RingMode, sq: u32, cq: u32) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(cq);
         match mode {
@@ -212,11 +220,6 @@ impl Ring {
             enters: Cell::new(0),
             _on_its_thread: PhantomData,
         })
-    }
-
-    /// How the kernel runs completion work.
-    pub(super) fn mode(&self) -> RingMode {
-        self.mode
     }
 
     /// How many `io_uring_enter` calls were made.
