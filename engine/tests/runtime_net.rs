@@ -548,7 +548,10 @@ fn a_dropped_ring_closes_its_connections() {
     }
     drop(server);
     for stream in &mut streams {
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        // A plain read may be interrupted by what the dropped ring leaves this thread to do.
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert!(received.is_empty());
     }
     assert!(TcpStream::connect(address).is_err());
 }
