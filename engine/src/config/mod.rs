@@ -30,9 +30,9 @@ pub enum Placement {
     Auto,
     /// All cores on one thread.
     Single,
-    /// Cores share threads, one per CPU.
+    /// Two threads: the shard with the log, and the quorum with the tree.
     Compact,
-    /// A thread and a CPU for each core.
+    /// Quorum, tree and log apart as far as there are CPUs, every other CPU a shard.
     Dedicated,
 }
 
